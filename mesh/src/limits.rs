@@ -1,0 +1,172 @@
+//! `Limits`: every wait and every bound, by name, with its default. Text form: `connect=1s,open=3s`.
+
+use std::time::Duration;
+
+use crate::{format_duration, parse_duration};
+
+/// A text that does not set limits.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum InvalidLimits {
+    /// Not `name=value`.
+    #[error("{0:?} does not set a limit: write name=value, several with commas between")]
+    Form(String),
+    /// No limit of that name.
+    #[error("there is no limit named {name:?}: the limits are {valid}")]
+    Unknown {
+        /// What was written.
+        name: String,
+        /// All names.
+        valid: String,
+    },
+    /// The value does not fit.
+    #[error("limit {name}={value:?}: {why}")]
+    Value {
+        /// The limit.
+        name: &'static str,
+        /// What was written.
+        value: String,
+        /// What is valid.
+        why: String,
+    },
+}
+
+trait Value: Sized + PartialEq {
+    fn read(text: &str) -> Result<Self, String>;
+    fn write(&self) -> String;
+}
+
+impl Value for Duration {
+    fn read(text: &str) -> Result<Self, String> {
+        let duration = parse_duration(text).map_err(|error| error.to_string())?;
+        if duration.is_zero() { Err("a wait must be longer than 0".to_owned()) } else { Ok(duration) }
+    }
+    fn write(&self) -> String {
+        format_duration(*self)
+    }
+}
+
+impl Value for usize {
+    fn read(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(0) | Err(_) => Err("write a whole number from 1 on".to_owned()),
+            Ok(number) => Ok(number),
+        }
+    }
+    fn write(&self) -> String {
+        self.to_string()
+    }
+}
+
+macro_rules! limits {
+    ($($(#[$meta:meta])* $name:ident: $type:ty = $default:expr),+ $(,)?) => {
+        /// Every wait and every bound of a proxy.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct Limits { $($(#[$meta])* pub $name: $type),+ }
+
+        impl Default for Limits {
+            fn default() -> Self { Self { $($name: $default),+ } }
+        }
+
+        impl Limits {
+            /// All names.
+            pub const NAMES: &[&str] = &[$(stringify!($name)),+];
+
+            /// Reads `name=value,…` over the defaults.
+            pub fn parse(text: &str) -> Result<Self, InvalidLimits> {
+                let mut limits = Self::default();
+                for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+                    let (name, value) = item.split_once('=').ok_or_else(|| InvalidLimits::Form(item.to_owned()))?;
+                    match name {
+                        $(stringify!($name) => limits.$name = Value::read(value).map_err(|why| InvalidLimits::Value {
+                            name: stringify!($name), value: value.to_owned(), why,
+                        })?,)+
+                        _ => return Err(InvalidLimits::Unknown { name: name.to_owned(), valid: Self::NAMES.join(", ") }),
+                    }
+                }
+                Ok(limits)
+            }
+
+            /// What differs from the defaults, as [`Limits::parse`] reads it.
+            pub fn to_text(&self) -> String {
+                let defaults = Self::default();
+                let mut items = Vec::new();
+                $(if self.$name != defaults.$name {
+                    items.push(format!("{}={}", stringify!($name), self.$name.write()));
+                })+
+                items.join(",")
+            }
+        }
+    };
+}
+
+limits! {
+    /// First answer of discovery for an address.
+    discovery: Duration = Duration::from_secs(3),
+    /// TCP connect, to an endpoint or to the application.
+    connect: Duration = Duration::from_secs(1),
+    /// TLS handshake.
+    handshake: Duration = Duration::from_secs(3),
+    /// An address inside the cluster that nobody knows: once per address.
+    unknown_in_cluster: Duration = Duration::from_millis(250),
+    /// The opening frame or header, and the answer to it.
+    open: Duration = Duration::from_secs(3),
+    /// From SIGTERM to exit.
+    drain: Duration = Duration::from_secs(120),
+    /// An idle pooled connection is closed after this. The accepting side waits twice as long, so that it is the
+    /// opening side that closes.
+    pool_idle: Duration = Duration::from_secs(30),
+    /// A mesh connection of this age serves no new stream.
+    pool_age: Duration = Duration::from_secs(600),
+    /// Idle pooled connections to one peer.
+    pool_per_peer: usize = 16,
+    /// Idle pooled connections in all.
+    pool_total: usize = 256,
+    /// Open inbound connections and streams, mesh and redirected each. 2 descriptors a connection; pods often have
+    /// 20,000 or more.
+    inbound: usize = 8192,
+    /// Open outbound connections.
+    outbound: usize = 8192,
+    /// Handshakes and first frames under way on the mesh port: what strangers can hold.
+    handshakes: usize = 1024,
+    /// How long "this pod address is not meshed" counts while discovery is away.
+    stale_unmeshed: Duration = Duration::from_secs(10),
+    /// A discovery answer that nobody used for this long is given up.
+    discovery_idle: Duration = Duration::from_secs(300),
+    /// Addresses with a discovery answer. About 1 KB each without endpoints.
+    discovery_addresses: usize = 4096,
+    /// Series of endpoints that left are dropped after this.
+    series_idle: Duration = Duration::from_secs(60),
+    /// Labelled series per metric; what comes above is counted under `other`.
+    series: usize = 2000,
+    /// Closed connections that `/connections` still shows. About 500 bytes each.
+    recent: usize = 1000,
+    /// How often the socket tables are sampled for what bypasses the proxy.
+    bypass_sample: Duration = Duration::from_secs(5),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let limits = Limits { connect: Duration::from_millis(1500), pool_total: 7, ..Limits::default() };
+        assert_eq!(limits.to_text(), "connect=1500ms,pool_total=7");
+        assert_eq!(Limits::parse(&limits.to_text()), Ok(limits));
+        assert_eq!(Limits::default().to_text(), "");
+    }
+
+    #[test]
+    fn refuses_with_the_name_and_the_remedy() {
+        for (text, message) in [
+            ("connect", "\"connect\" does not set a limit"),
+            ("conect=1s", "there is no limit named \"conect\": the limits are discovery, connect"),
+            ("connect=0s", "limit connect=\"0s\": a wait must be longer than 0"),
+            ("connect=1", "is not a duration"),
+            ("pool_total=0", "write a whole number from 1 on"),
+        ] {
+            let error = Limits::parse(text).expect_err(text).to_string();
+            assert!(error.contains(message), "{text}: {error}");
+        }
+    }
+}
