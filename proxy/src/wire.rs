@@ -1,0 +1,413 @@
+//! The codec of `hauberk/1`, the protocol between our proxies (`docs/wire.md`): frames, and what a reader of one side
+//! of a connection may see next. Pure: bytes in, events out. It holds at most four bytes of its own; the payload of
+//! DATA goes through as slices of the input.
+
+use hauberk_mesh::FailReason;
+
+/// Bytes before every payload: type, and length as 3 bytes, big-endian.
+pub const HEADER_LEN: usize = 4;
+/// The longest DATA payload that we send: with its header it fills one TLS record of 16,000 bytes.
+pub const MAX_DATA_SENT: usize = 16_000 - HEADER_LEN;
+/// The longest DATA payload that we take.
+pub const MAX_DATA: usize = 65_536;
+/// The longest OPEN payload.
+pub const MAX_OPEN: usize = 256;
+/// The part of an OPEN payload that version 1 knows: port and kind.
+const OPEN_LEN: usize = 3;
+
+/// The whole frame OPENED.
+pub const OPENED: [u8; HEADER_LEN] = Header::Opened.encode();
+/// The whole frame END.
+pub const END: [u8; HEADER_LEN] = Header::End.encode();
+/// The whole frame RESET.
+pub const RESET: [u8; HEADER_LEN] = Header::Reset.encode();
+
+/// How the peer broke the protocol. Each ends the connection.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// A type of a later version, or not this protocol.
+    #[error("frame type {0} is not one of hauberk/1 (1 to 6)")]
+    UnknownType(u8),
+    /// The length is outside what the type allows.
+    #[error("{frame} announces {length} bytes of payload: {allowed} allowed")]
+    Length {
+        /// Name of the frame.
+        frame: &'static str,
+        /// What the header says.
+        length: u32,
+        /// What it may say.
+        allowed: &'static str,
+    },
+    /// The type is known, but not what may come now.
+    #[error("{frame} where only {allowed} may come")]
+    Unexpected {
+        /// Name of the frame.
+        frame: &'static str,
+        /// What may come.
+        allowed: &'static str,
+    },
+    /// OPEN names port 0.
+    #[error("OPEN names port 0: 1 to 65535 allowed")]
+    PortZero,
+    /// OPEN names a kind of stream of a later version.
+    #[error("OPEN names kind {0}: 0 (bytes) is the only one of hauberk/1")]
+    UnknownKind(u8),
+}
+
+/// A frame's header, its length valid for its type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Header {
+    /// Client: begin a stream. Payload of 3 to [`MAX_OPEN`] bytes.
+    Open(u16),
+    /// Server: the application accepted.
+    Opened,
+    /// Server: it did not; nothing was delivered. Payload of 1 byte.
+    Failed,
+    /// Bytes of the application: 1 to [`MAX_DATA`].
+    Data(u32),
+    /// No more DATA in this direction.
+    End,
+    /// The stream is lost in both directions, and so is the connection.
+    Reset,
+}
+
+impl Header {
+    /// The header's four bytes.
+    pub const fn encode(self) -> [u8; HEADER_LEN] {
+        let (frame, length): (u8, u32) = match self {
+            Self::Open(length) => (1, length as u32),
+            Self::Opened => (2, 0),
+            Self::Failed => (3, 1),
+            Self::Data(length) => (4, length),
+            Self::End => (5, 0),
+            Self::Reset => (6, 0),
+        };
+        let [_, high, middle, low] = length.to_be_bytes();
+        [frame, high, middle, low]
+    }
+
+    /// Reads a header; a length that its type does not allow is refused before any payload comes.
+    pub fn decode([frame, high, middle, low]: [u8; HEADER_LEN]) -> Result<Self, WireError> {
+        let length = u32::from_be_bytes([0, high, middle, low]);
+        let (header, allowed, fits) = match frame {
+            1 => (Self::Open(length as u16), "3 to 256", (OPEN_LEN..=MAX_OPEN).contains(&(length as usize))),
+            2 => (Self::Opened, "0", length == 0),
+            3 => (Self::Failed, "1", length == 1),
+            4 => (Self::Data(length), "1 to 65536", (1..=MAX_DATA).contains(&(length as usize))),
+            5 => (Self::End, "0", length == 0),
+            6 => (Self::Reset, "0", length == 0),
+            other => return Err(WireError::UnknownType(other)),
+        };
+        if fits { Ok(header) } else { Err(WireError::Length { frame: header.name(), length, allowed }) }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Open(_) => "OPEN",
+            Self::Opened => "OPENED",
+            Self::Failed => "FAILED",
+            Self::Data(_) => "DATA",
+            Self::End => "END",
+            Self::Reset => "RESET",
+        }
+    }
+}
+
+/// The header of a DATA frame of `length` bytes, which the caller has kept to 1 to [`MAX_DATA_SENT`].
+pub const fn data_header(length: usize) -> [u8; HEADER_LEN] {
+    debug_assert!(length >= 1 && length <= MAX_DATA_SENT);
+    Header::Data(length as u32).encode()
+}
+
+/// What a stream carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Bytes, as they come.
+    Bytes,
+}
+
+/// What OPEN asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Open {
+    port: u16,
+    kind: Kind,
+}
+
+impl Open {
+    /// A stream of bytes to `port` of the pod; `None` for port 0.
+    pub const fn bytes(port: u16) -> Option<Self> {
+        if port == 0 { None } else { Some(Self { port, kind: Kind::Bytes }) }
+    }
+
+    /// The application's port, never 0.
+    pub const fn port(self) -> u16 {
+        self.port
+    }
+
+    /// What the stream carries.
+    pub const fn kind(self) -> Kind {
+        self.kind
+    }
+
+    /// The whole frame.
+    pub const fn encode(self) -> [u8; HEADER_LEN + OPEN_LEN] {
+        let [frame, high, middle, low] = Header::Open(OPEN_LEN as u16).encode();
+        let [port_high, port_low] = self.port.to_be_bytes();
+        let kind = match self.kind {
+            Kind::Bytes => 0,
+        };
+        [frame, high, middle, low, port_high, port_low, kind]
+    }
+
+    /// Reads the part of the payload that version 1 knows.
+    fn parse([high, low, kind]: [u8; OPEN_LEN]) -> Result<Self, WireError> {
+        if kind != 0 {
+            return Err(WireError::UnknownKind(kind));
+        }
+        Self::bytes(u16::from_be_bytes([high, low])).ok_or(WireError::PortZero)
+    }
+}
+
+/// The whole frame FAILED.
+pub const fn failed(reason: FailReason) -> [u8; HEADER_LEN + 1] {
+    let code = match reason {
+        FailReason::Refused => 1,
+        FailReason::Unreachable => 2,
+        FailReason::TimedOut => 3,
+        FailReason::Denied => 4,
+        FailReason::Draining => 5,
+    };
+    let [frame, high, middle, low] = Header::Failed.encode();
+    [frame, high, middle, low, code]
+}
+
+/// A code that a later peer adds is read as the reason that says least.
+fn fail_reason(code: u8) -> FailReason {
+    match code {
+        1 => FailReason::Refused,
+        3 => FailReason::TimedOut,
+        4 => FailReason::Denied,
+        5 => FailReason::Draining,
+        _ => FailReason::Unreachable,
+    }
+}
+
+/// What [`ReadState::advance`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// The input is used up; the next event needs more.
+    More,
+    /// The client asks for a stream.
+    Open(Open),
+    /// The server has opened it.
+    Opened,
+    /// The server has not; the connection is of no further use.
+    Failed(FailReason),
+    /// The application's bytes: the last of the bytes consumed by this call, never empty.
+    Data(&'a [u8]),
+    /// This direction has ended.
+    End,
+    /// Stream and connection are lost.
+    Reset,
+}
+
+/// Which side reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    /// Reads answers.
+    Client,
+    /// Reads requests.
+    Server,
+}
+
+/// Which frames may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The first frame of a stream: OPEN to a server, its answer to a client.
+    Opening,
+    /// DATA and END.
+    Streaming,
+    /// The peer has ended its direction.
+    Ended,
+    /// Nothing more: failed, reset, or a violation.
+    Over,
+}
+
+/// The frame under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Frame {
+    Header,
+    /// Port and kind are awaited; so many payload bytes follow them.
+    Open(u16),
+    /// Bytes of OPEN that a later version may give a meaning.
+    Extension(Open, u16),
+    Failed,
+    Data(u32),
+}
+
+/// Reads one side of a connection, over all its streams, from bytes in any chunking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadState {
+    side: Side,
+    stage: Stage,
+    frame: Frame,
+    held: [u8; HEADER_LEN],
+    holding: usize,
+}
+
+impl ReadState {
+    /// For the client of a connection, after it has sent OPEN: reads answers.
+    pub const fn client() -> Self {
+        Self::new(Side::Client)
+    }
+
+    /// For the server of a connection: reads requests.
+    pub const fn server() -> Self {
+        Self::new(Side::Server)
+    }
+
+    const fn new(side: Side) -> Self {
+        Self { side, stage: Stage::Opening, frame: Frame::Header, held: [0; HEADER_LEN], holding: 0 }
+    }
+
+    /// Reads up to the next event: how many bytes of `input` are dealt with, and what they say. Call it again with the
+    /// rest until it says [`Event::More`]. After an error or [`Event::Reset`] the connection is to be closed; whatever
+    /// comes then is an error.
+    pub fn advance<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Event<'a>), WireError> {
+        let mut rest = input;
+        loop {
+            match self.step(&mut rest) {
+                Ok(Some(event)) => return Ok((input.len() - rest.len(), event)),
+                Ok(None) if rest.is_empty() => return Ok((input.len(), Event::More)),
+                Ok(None) => {}
+                Err(error) => {
+                    self.stage = Stage::Over;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Whether the peer has ended its direction, with nothing after it: this side of the stream is complete.
+    pub fn ended(&self) -> bool {
+        self.stage == Stage::Ended && self.between_frames()
+    }
+
+    /// Whether not one byte of the next stream's first frame has come. Where a server reads, the client may close here.
+    pub fn before_stream(&self) -> bool {
+        self.stage == Stage::Opening && self.between_frames()
+    }
+
+    /// Lets the next stream begin. To be called once END has been both read and sent; `false`, and no change, if the
+    /// peer has not ended cleanly.
+    pub fn next_stream(&mut self) -> bool {
+        let clean = self.ended();
+        if clean {
+            self.stage = Stage::Opening;
+        }
+        clean
+    }
+
+    fn between_frames(&self) -> bool {
+        self.frame == Frame::Header && self.holding == 0
+    }
+
+    fn step<'a>(&mut self, rest: &mut &'a [u8]) -> Result<Option<Event<'a>>, WireError> {
+        match self.frame {
+            Frame::Header => {
+                let Some(header) = self.hold(rest) else { return Ok(None) };
+                self.begin(Header::decode(header)?)
+            }
+            Frame::Open(extension) => {
+                let Some(payload) = self.hold(rest) else { return Ok(None) };
+                Ok(self.skip(Open::parse(payload)?, extension))
+            }
+            Frame::Extension(open, left) => {
+                let skipped = take(rest, left.into()).len();
+                // `take` gives no more than it was asked for, a u16.
+                Ok(self.skip(open, left - skipped as u16))
+            }
+            Frame::Failed => {
+                let Some([code]) = self.hold(rest) else { return Ok(None) };
+                Ok(self.finish(Stage::Over, Event::Failed(fail_reason(code))))
+            }
+            Frame::Data(left) => Ok(self.data(rest, left)),
+        }
+    }
+
+    /// A header is complete: refuses it if it is out of order; frames without a payload are done.
+    fn begin<'a>(&mut self, header: Header) -> Result<Option<Event<'a>>, WireError> {
+        match (self.stage, self.side, header) {
+            (Stage::Opening, Side::Server, Header::Open(length)) => {
+                self.frame = Frame::Open(length - OPEN_LEN as u16);
+                Ok(None)
+            }
+            (Stage::Opening, Side::Client, Header::Failed) => {
+                self.frame = Frame::Failed;
+                Ok(None)
+            }
+            (Stage::Streaming, _, Header::Data(length)) => {
+                self.frame = Frame::Data(length);
+                Ok(None)
+            }
+            (Stage::Opening, Side::Client, Header::Opened) => Ok(self.finish(Stage::Streaming, Event::Opened)),
+            (Stage::Streaming, _, Header::End) => Ok(self.finish(Stage::Ended, Event::End)),
+            (Stage::Opening | Stage::Streaming | Stage::Ended, _, Header::Reset) => {
+                Ok(self.finish(Stage::Over, Event::Reset))
+            }
+            _ => Err(WireError::Unexpected { frame: header.name(), allowed: self.allowed() }),
+        }
+    }
+
+    fn allowed(&self) -> &'static str {
+        match (self.stage, self.side) {
+            (Stage::Opening, Side::Server) => "OPEN or RESET",
+            (Stage::Opening, Side::Client) => "OPENED, FAILED or RESET",
+            (Stage::Streaming, _) => "DATA, END or RESET",
+            (Stage::Ended, _) => "RESET",
+            (Stage::Over, _) => "nothing",
+        }
+    }
+
+    fn skip<'a>(&mut self, open: Open, left: u16) -> Option<Event<'a>> {
+        if left > 0 {
+            self.frame = Frame::Extension(open, left);
+            return None;
+        }
+        self.finish(Stage::Streaming, Event::Open(open))
+    }
+
+    fn data<'a>(&mut self, rest: &mut &'a [u8], left: u32) -> Option<Event<'a>> {
+        let data = take(rest, left as usize);
+        // `take` gives no more than it was asked for, a u32.
+        let left = left - data.len() as u32;
+        self.frame = if left == 0 { Frame::Header } else { Frame::Data(left) };
+        if data.is_empty() { None } else { Some(Event::Data(data)) }
+    }
+
+    fn finish<'a>(&mut self, stage: Stage, event: Event<'a>) -> Option<Event<'a>> {
+        (self.stage, self.frame) = (stage, Frame::Header);
+        Some(event)
+    }
+
+    /// Collects `N` bytes, over as many inputs as it takes.
+    fn hold<const N: usize>(&mut self, rest: &mut &[u8]) -> Option<[u8; N]> {
+        const { assert!(N <= HEADER_LEN) };
+        let more = take(rest, N - self.holding);
+        self.held[self.holding..][..more.len()].copy_from_slice(more);
+        self.holding += more.len();
+        let whole = *self.held.first_chunk().filter(|_| self.holding == N)?;
+        self.holding = 0;
+        Some(whole)
+    }
+}
+
+/// Cuts up to `most` bytes off the front of `rest`.
+fn take<'a>(rest: &mut &'a [u8], most: usize) -> &'a [u8] {
+    let (taken, left) = rest.split_at(most.min(rest.len()));
+    *rest = left;
+    taken
+}
+
+#[cfg(test)]
+mod tests;
