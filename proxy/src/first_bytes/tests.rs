@@ -35,7 +35,7 @@ fn in_records(record: &[u8], size: usize) -> Vec<u8> {
 fn samples() -> Vec<(Vec<u8>, FirstBytes)> {
     use FirstBytes::{Http1, Http2, Other, Tls};
     let hello = client_hello("db.shop.svc");
-    let text: [(&[u8], FirstBytes); 18] = [
+    let text: [(&[u8], FirstBytes); 20] = [
         (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", Http1),
         (b"POST /a?b=c%20d HTTP/1.0\r\n\r\n", Http1),
         (b"OPTIONS * HTTP/1.1\n\n", Http1),
@@ -52,7 +52,9 @@ fn samples() -> Vec<(Vec<u8>, FirstBytes)> {
         (b"SSH-2.0-OpenSSH_9.2p1\r\n", Other),
         (b"\0\0\0\x08\x04\xd2\x16\x2f", Other),
         (b"\x20\0\0\x01\x85\xa6\xff\x01\0\0\0\x01\x21\0\0\0", Other),
-        (b" GET / HTTP/1.1\r\n", Other),
+        (b" / HTTP/1.1\r\n", Other),
+        (b"GET / HTTP/1.x\r\n", Other),
+        (b"GET /\rHTTP/1.1\r\n", Other),
         (b"GET  HTTP/1.1\r\n", Other),
     ];
     let mut samples: Vec<_> = text.map(|(bytes, label)| (bytes.to_vec(), label)).to_vec();
@@ -130,7 +132,10 @@ fn a_malformed_hello_is_other() {
         b"\0\0\0\x08\0\x06\0\0\x03a\nb",
         b"\0\0\0\x05\0\x03\0\0\0",
         b"\0\0\0\x08\0\x06\0\0\x03a.b\0\0\0\x08\0\x06\0\0\x03a.b",
+        // A second name that would pass for an extension.
+        b"\0\0\0\x0c\0\x0a\0\0\x03a.b\0\x17\0\0",
         b"\0\x2b\0\x03\x02\x03",
+        b"\0",
         b"\0\x2b\0",
     ] {
         assert_eq!(read(&hello_with(extensions), &[1]), (FirstBytes::Other, None), "{}", extensions.escape_ascii());
