@@ -2,7 +2,10 @@
 //! of a connection may see next. Pure: bytes in, events out. It holds at most four bytes of its own; the payload of
 //! DATA goes through as slices of the input.
 
+mod read;
+
 use hauberk_mesh::FailReason;
+pub use read::{Event, ReadState};
 
 /// Bytes before every payload: type, and length as 3 bytes, big-endian.
 pub const HEADER_LEN: usize = 4;
@@ -192,6 +195,7 @@ fn fail_reason(code: u8) -> FailReason {
     }
 }
 
+<<<<<<< HEAD
 /// What [`ReadState::advance`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event<'a> {
@@ -421,5 +425,7 @@ fn take<'a>(rest: &mut &'a [u8], most: usize) -> &'a [u8] {
     taken
 }
 
+=======
+>>>>>>> refs/heads/scaffold
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use hauberk_mesh::FailReason;
 use proptest::{collection::vec, prelude::*};
 
-use super::*;
+use super::{read::take, *};
 
 /// An event with its bytes, DATA of one frame or of several in a row joined: what must not depend on the chunking.
 #[derive(Debug, Clone, PartialEq, Eq)]
