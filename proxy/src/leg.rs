@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{socket, wire::WireError};
+use crate::{linkerd::HeaderError, socket, wire::WireError};
 
 /// What came from a leg.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub(crate) enum LegError {
     #[error(transparent)]
     Protocol(#[from] WireError),
     #[error(transparent)]
+    Header(#[from] HeaderError),
+    #[error(transparent)]
     Io(io::Error),
 }
 
@@ -44,7 +46,7 @@ impl LegError {
             Self::Reset => CloseCause::Reset,
             Self::Truncated => CloseCause::Truncated,
             Self::TimedOut => CloseCause::PeerTimeout,
-            Self::Protocol(_) => CloseCause::ProtocolError,
+            Self::Protocol(_) | Self::Header(_) => CloseCause::ProtocolError,
             Self::Io(_) => CloseCause::IoError,
         }
     }

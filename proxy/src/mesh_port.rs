@@ -12,19 +12,20 @@ use hauberk_identity::{Credentials, Peer};
 use hauberk_mesh::{
     ALPN_HAUBERK, ALPN_LINKERD, CloseCause, ClosedBy, Direction, FailReason, HandshakeKind, TlsDetails,
 };
-use tokio::{io::AsyncReadExt, net::TcpStream, sync::OwnedSemaphorePermit, time::timeout};
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::debug;
 
 use crate::{
     connections::{Settled, Tracked},
     leg::{ByteLeg, LegError},
-    linkerd::{HeaderReader, SessionProtocol},
+    listen::Handshaking,
+    linkerd::HeaderReader,
     mesh_leg::MeshLeg,
     metrics::Fault,
     policy,
     proxy::Proxy,
-    relay::{CHUNK, Prelude, relay},
+    relay::{CHUNK, Observer, Prelude, relay},
     socket::{self, ConnectError, Route},
     upstream,
     wire::{self, Event, Open},
@@ -45,7 +46,7 @@ struct Rejected(CloseCause, ClosedBy);
 
 /// Serves one connection to the mesh port. `handshaking` is what strangers can hold: it is given back once the peer
 /// has opened a stream.
-pub(crate) async fn serve(proxy: &Proxy, tcp: TcpStream, client: SocketAddr, handshaking: OwnedSemaphorePermit) {
+pub(crate) async fn serve(proxy: &Proxy, tcp: TcpStream, client: SocketAddr, handshaking: Handshaking) {
     let local = tcp.local_addr().unwrap_or(client);
     match handshake(proxy, tcp, client, local).await {
         Ok((tls, session)) if tls.get_ref().1.alpn_protocol() == Some(ALPN_LINKERD) => {
@@ -103,7 +104,7 @@ async fn streams(
     proxy: &Proxy,
     tls: TlsStream<TcpStream>,
     mut session: Session,
-    handshaking: OwnedSemaphorePermit,
+    handshaking: Handshaking,
 ) {
     let mut leg = MeshLeg::server(tls);
     let mut handshaking = Some(handshaking);
@@ -113,8 +114,8 @@ async fn streams(
             Ok(Some(open)) => open,
             Ok(None) => break,
             Err(error) => {
-                let record = proxy.track(Direction::Inbound, session.client, session.local);
-                record.close(if error.is_none() { CloseCause::OpenTimeout } else { cause(&error) }, ClosedBy::Client);
+                let cause = error.map_or(CloseCause::OpenTimeout, |error| error.cause());
+                proxy.track(Direction::Inbound, session.client, session.local).close(cause, ClosedBy::Client);
                 break;
             }
         };
@@ -126,10 +127,6 @@ async fn streams(
         session.details.handshake = HandshakeKind::Reused;
     }
     proxy.metrics.mesh_connection_ended(Direction::Inbound, served);
-}
-
-fn cause(error: &Option<LegError>) -> CloseCause {
-    error.as_ref().map_or(CloseCause::OpenTimeout, LegError::cause)
 }
 
 /// The next OPEN; `None` where the connection ends between streams, as it may. `Err(None)`: it did not come in time.
@@ -216,7 +213,7 @@ fn settle(record: &mut Tracked, session: &Session) {
 }
 
 /// Serves a connection of Linkerd's: the header, then the connection is the stream.
-async fn linkerd(proxy: &Proxy, mut tls: TlsStream<TcpStream>, session: Session, handshaking: OwnedSemaphorePermit) {
+async fn linkerd(proxy: &Proxy, mut tls: TlsStream<TcpStream>, session: Session, handshaking: Handshaking) {
     let header = match timeout(proxy.spec.limits.open, read_header(&mut tls)).await {
         Ok(Ok(header)) => Ok(header),
         Ok(Err(error)) => Err(error.cause()),
@@ -236,7 +233,6 @@ async fn linkerd(proxy: &Proxy, mut tls: TlsStream<TcpStream>, session: Session,
     settle(&mut record, &session);
     match admit(proxy, target).await {
         Ok(app) => {
-            use crate::relay::Observer;
             record.to_server(&early);
             let prelude = Prelude { bytes: early, ..Prelude::default() };
             let ended = relay(&mut ByteLeg(tls), &mut ByteLeg(app), &mut record, prelude).await;
@@ -259,7 +255,9 @@ async fn read_header(tls: &mut TlsStream<TcpStream>) -> Result<(u16, Vec<u8>), L
             return Err(LegError::Truncated);
         }
         if let (used, Some(header)) = reader.advance(&buf[..count])? {
-            return Ok((header.port(), buf[used..count].to_vec()));
+            // A name asks to be led on to somewhere else: port 0 is what no pod serves.
+            let port = if header.name().is_some() { 0 } else { header.port() };
+            return Ok((port, buf[used..count].to_vec()));
         }
     }
 }

@@ -100,6 +100,18 @@ impl ReadState {
         }
     }
 
+    /// How many bytes the frame under way can use: who reads no more than this never has bytes of the next frame, and
+    /// gets the payload of DATA as the very bytes that it read.
+    pub const fn wants(&self) -> usize {
+        match self.frame {
+            Frame::Header => HEADER_LEN - self.holding,
+            Frame::Open(_) => OPEN_LEN - self.holding,
+            Frame::Extension(_, left) => left as usize,
+            Frame::Failed => 1,
+            Frame::Data(left) => left as usize,
+        }
+    }
+
     /// Whether the peer has ended its direction, with nothing after it: this side of the stream is complete.
     pub fn ended(&self) -> bool {
         self.stage == Stage::Ended && self.between_frames()
