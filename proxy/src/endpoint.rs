@@ -95,7 +95,7 @@ impl Peers {
 /// One endpoint of a target.
 #[derive(Debug)]
 pub(crate) struct EndpointState {
-    endpoint: Endpoint,
+    endpoint: Arc<Endpoint>,
     labels: Arc<BTreeMap<String, String>>,
     peer: Option<Arc<Peer>>,
     known: Arc<dyn Known>,
@@ -108,7 +108,7 @@ struct Named;
 impl Known for Named {}
 
 impl EndpointState {
-    fn new(endpoint: &Endpoint, peers: &Peers) -> Self {
+    fn new(endpoint: &Arc<Endpoint>, peers: &Peers) -> Self {
         let peer = endpoint.identity.clone().zip(endpoint.mesh_port).map(|(identity, port)| {
             peers.peer(PeerKey { addr: SocketAddr::new(endpoint.addr.ip(), port), identity })
         });
@@ -187,6 +187,7 @@ pub(crate) struct Balancer {
 
 #[derive(Debug)]
 struct State {
+    used: Instant,
     seen: Option<Arc<Target>>,
     endpoints: Vec<Arc<EndpointState>>,
     /// `sessionAffinity: ClientIP`: this pod's endpoint, and when it was last used.
@@ -195,7 +196,8 @@ struct State {
 
 impl Balancer {
     pub(crate) fn new(target: watch::Receiver<Arc<Target>>) -> Self {
-        Self { target, state: Mutex::new(State { seen: None, endpoints: Vec::new(), affinity: None }) }
+        let state = State { used: Instant::now(), seen: None, endpoints: Vec::new(), affinity: None };
+        Self { target, state: Mutex::new(state) }
     }
 
     /// Whether `target` is the very stream that this balancer follows.
@@ -203,9 +205,9 @@ impl Balancer {
         self.target.same_channel(target)
     }
 
-    /// Whether discovery has given the target up.
-    pub(crate) fn is_over(&self) -> bool {
-        self.target.has_changed().is_err()
+    /// Whether discovery has given the target up, or nobody has asked for it for `idle`.
+    pub(crate) fn is_over(&self, now: Instant, idle: Duration) -> bool {
+        self.target.has_changed().is_err() || now.duration_since(lock(&self.state).used) >= idle
     }
 
     /// Returns once discovery knows the target.
@@ -221,8 +223,8 @@ impl Balancer {
         if !state.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &target)) {
             let mut old: HashMap<_, _> =
                 state.endpoints.drain(..).map(|endpoint| (endpoint.addr(), endpoint)).collect();
-            let keep = |endpoint: &Endpoint| {
-                let kept = old.remove(&endpoint.addr).filter(|old| old.endpoint == *endpoint);
+            let keep = |endpoint: &Arc<Endpoint>| {
+                let kept = old.remove(&endpoint.addr).filter(|old| *old.endpoint == **endpoint);
                 kept.unwrap_or_else(|| Arc::new(EndpointState::new(endpoint, peers)))
             };
             state.endpoints = target.endpoints.iter().map(keep).collect();
@@ -239,6 +241,7 @@ impl Balancer {
         random: impl FnMut(usize) -> usize,
     ) -> Option<Arc<EndpointState>> {
         let mut state = lock(&self.state);
+        state.used = now;
         let allowed: Vec<_> = state.endpoints.iter().filter(|endpoint| may(endpoint)).cloned().collect();
         let affinity = state.seen.as_ref().and_then(|target| target.affinity);
         let bound = affinity.and_then(|lasts| bound(state.affinity, lasts, now));

@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::{
     leg::{Leg, LegError, Received},
@@ -56,11 +56,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> MeshLeg<T> {
         Self { io, reading: ReadState::server(), writing: Writing::IDLE }
     }
 
-    /// The encrypted stream.
-    pub(crate) fn io(&self) -> &T {
-        &self.io
-    }
-
     /// The next frame that is no DATA: OPEN for a server; OPENED, FAILED for a client.
     pub(crate) fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event<'static>, LegError>> {
         let mut buf = [0; 64];
@@ -99,6 +94,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> MeshLeg<T> {
             *sent += ready!(Pin::new(&mut self.io).poll_write(cx, &frames[*sent..]))?;
         }
         self.poll_flush(cx)
+    }
+
+    /// Ends the connection in order: close_notify, then whatever still comes is dropped until the peer closes.
+    pub(crate) async fn close(&mut self) {
+        let mut dropped = [0; 4096];
+        // The peer may be gone already: then there is nothing to end.
+        if self.io.shutdown().await.is_ok() {
+            while matches!(self.io.read(&mut dropped).await, Ok(1..)) {}
+        }
     }
 
     /// END was among the frames sent by `poll_raw`.

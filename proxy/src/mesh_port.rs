@@ -5,6 +5,7 @@ use std::{
     future::poll_fn,
     net::SocketAddr,
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -112,7 +113,11 @@ async fn streams(
     loop {
         let open = match next_open(proxy, &mut leg, served == 0).await {
             Ok(Some(open)) => open,
-            Ok(None) => break,
+            Ok(None) => {
+                // Orderly, so that an OPEN that crosses with it is known to be lost.
+                let _ = timeout(proxy.spec.limits.linger, leg.close()).await;
+                break;
+            }
             Err(error) => {
                 let cause = error.map_or(CloseCause::OpenTimeout, |error| error.cause());
                 proxy.track(Direction::Inbound, session.client, session.local).close(cause, ClosedBy::Client);
@@ -136,20 +141,40 @@ async fn next_open(
     first: bool,
 ) -> Result<Option<Open>, Option<LegError>> {
     let limits = &proxy.spec.limits;
-    let limit = if first { limits.open } else { idle_limit(limits.pool_idle) };
-    let next = timeout(limit, poll_fn(|cx| leg.poll_control(cx)));
-    let next = tokio::select! {
-        biased;
-        next = next => next,
-        () = proxy.draining.cancelled(), if !first => return Ok(None),
-    };
-    match next {
-        Ok(Ok(Event::Open(open))) => Ok(Some(open)),
-        Ok(Ok(_)) => unreachable!("a server reads only OPEN as a control frame"),
-        Ok(Err(_)) | Err(_) if !first && leg.before_stream() => Ok(None),
-        Ok(Err(error)) => Err(Some(error)),
+    if !first {
+        let begins = timeout(idle_limit(limits.pool_idle), poll_fn(|cx| poll_begin(cx, leg)));
+        let begun = tokio::select! {
+            biased;
+            begun = begins => begun,
+            () = proxy.draining.cancelled() => return Ok(None),
+        };
+        match begun {
+            Ok(Some(Ok(open))) => return Ok(Some(open)),
+            Ok(None) => {}
+            Ok(Some(Err(_))) | Err(_) if leg.before_stream() => return Ok(None),
+            Ok(Some(Err(error))) => return Err(Some(error)),
+            Err(_) => return Err(None),
+        }
+    }
+    match timeout(limits.open, poll_fn(|cx| poll_open(cx, leg))).await {
+        Ok(open) => open.map(Some).map_err(Some),
         Err(_) => Err(None),
     }
+}
+
+/// OPEN, or `None` once its first bytes have come.
+fn poll_begin(cx: &mut Context<'_>, leg: &mut MeshLeg<TlsStream<TcpStream>>) -> Poll<Option<Result<Open, LegError>>> {
+    match poll_open(cx, leg) {
+        Poll::Pending if !leg.before_stream() => Poll::Ready(None),
+        open => open.map(Some),
+    }
+}
+
+fn poll_open(cx: &mut Context<'_>, leg: &mut MeshLeg<TlsStream<TcpStream>>) -> Poll<Result<Open, LegError>> {
+    leg.poll_control(cx).map_ok(|event| match event {
+        Event::Open(open) => open,
+        _ => unreachable!("a server reads only OPEN as a control frame"),
+    })
 }
 
 /// Longer than the opening side's, so that it is the opening side that closes.
@@ -164,10 +189,15 @@ async fn stream(proxy: &Proxy, leg: &mut MeshLeg<TlsStream<TcpStream>>, session:
     let app = match admit(proxy, target).await {
         Ok(app) => app,
         Err((reason, cause)) => {
-            // If the peer is gone there is nobody to tell.
-            let _ = timeout(proxy.spec.limits.open, leg.send_control(&wire::failed(reason))).await;
             settle(&mut record, session);
             record.close(cause, ClosedBy::Proxy);
+            let tell = async {
+                leg.send_control(&wire::failed(reason)).await?;
+                leg.close().await;
+                Ok::<_, LegError>(())
+            };
+            // If the peer is gone there is nobody to tell.
+            let _ = timeout(proxy.spec.limits.linger, tell).await;
             return false;
         }
     };

@@ -80,7 +80,6 @@ pub(crate) struct Metrics {
     limit_reached: Family<ListenerLabel, Counter>,
     pub(crate) panics: Counter,
     pub(crate) pool_idle: Gauge,
-    pub(crate) malformed: Counter,
     certificate_expiry: Family<IdentityLabel, Gauge>,
     pub(crate) certificate_generation: Gauge,
     pub(crate) trust_generation: Gauge,
@@ -101,36 +100,31 @@ impl Metrics {
             limit_reached: Family::default(),
             panics: Counter::default(),
             pool_idle: Gauge::default(),
-            malformed: Counter::default(),
             certificate_expiry: Family::default(),
             certificate_generation: Gauge::default(),
             trust_generation: Gauge::default(),
         };
         registry.register_collector(Box::new(metrics.table.clone()));
-        let mut put = |name: &str, help: &str, metric: Box<dyn prometheus_client::registry::Metric>| {
-            registry.register(name, help, metric);
-        };
-        put("connect_seconds", "Time to connect to an endpoint or the application", Box::new(metrics.connect.clone()));
-        put("handshake_seconds", "Time of a mesh handshake", Box::new(metrics.handshake.clone()));
-        put("handshakes", "Mesh handshakes by result, and by whose fault they failed", Box::new(metrics.handshakes.clone()));
-        put("streams_per_connection", "Streams that a mesh connection served", Box::new(metrics.streams.clone()));
-        put("bypassed", "What the kernel's rules let pass without the proxy, sampled", Box::new(metrics.bypassed.clone()));
-        put("accept_errors", "Connections that could not be accepted", Box::new(metrics.accept_errors.clone()));
-        put("limit_reached", "Connections refused because a limit was reached", Box::new(metrics.limit_reached.clone()));
-        put("panics", "Connection tasks that panicked", Box::new(metrics.panics.clone()));
-        put("pool_idle", "Idle mesh connections that may be used again", Box::new(metrics.pool_idle.clone()));
-        put("discovery_malformed", "Parts of discovery's answers that were left out", Box::new(metrics.malformed.clone()));
-        put(
+        registry.register("connect_seconds", "Time to connect to an endpoint or the application", metrics.connect.clone());
+        registry.register("handshake_seconds", "Time of a mesh handshake", metrics.handshake.clone());
+        registry.register("handshakes", "Mesh handshakes by result, and by whose fault they failed", metrics.handshakes.clone());
+        registry.register("streams_per_connection", "Streams that a mesh connection served", metrics.streams.clone());
+        registry.register("bypassed", "What the kernel's rules let pass without the proxy, sampled", metrics.bypassed.clone());
+        registry.register("accept_errors", "Connections that could not be accepted", metrics.accept_errors.clone());
+        registry.register("limit_reached", "Connections refused because a limit was reached", metrics.limit_reached.clone());
+        registry.register("panics", "Connection tasks that panicked", metrics.panics.clone());
+        registry.register("pool_idle", "Idle mesh connections that may be used again", metrics.pool_idle.clone());
+        registry.register(
             "certificate_expiry_timestamp_seconds",
             "When this proxy's certificate expires",
-            Box::new(metrics.certificate_expiry.clone()),
+            metrics.certificate_expiry.clone(),
         );
-        put(
+        registry.register(
             "certificate_generation",
             "Counts this proxy's certificates since it started",
-            Box::new(metrics.certificate_generation.clone()),
+            metrics.certificate_generation.clone(),
         );
-        put("trust_generation", "Generation of the trust bundle", Box::new(metrics.trust_generation.clone()));
+        registry.register("trust_generation", "Generation of the trust bundle", metrics.trust_generation.clone());
         metrics
     }
 

@@ -127,7 +127,7 @@ impl Proxy {
             let now = Instant::now();
             lock(&self.balancers).retain(|_, balancer| {
                 balancer.refresh(&self.peers);
-                !balancer.is_over()
+                !balancer.is_over(now, self.spec.limits.discovery_idle)
             });
             self.peers.sweep();
             self.pool.forget(|peer| !self.peers.is_known(peer));

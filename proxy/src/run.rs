@@ -56,20 +56,20 @@ pub async fn run(spec: ProxySpec, stop: CancellationToken) -> Result<(), RunErro
     let draining = CancellationToken::new();
     let mut background = JoinSet::new();
 
-    let mut config = AgentConfig::new(
+    let config = AgentConfig::new(
         spec.identity.clone(),
         spec.identity_addr,
         PathBuf::from(&spec.token_file),
         Some(PathBuf::from(&spec.identity_dir)),
         spec.trust_roots.clone(),
     );
-    let _ = &mut config;
     let (agent, store) = Agent::new(config)?;
     let destination = spec.trust_domain().identity(DESTINATION_ACCOUNT, spec.trust_domain().control_namespace())?;
     let channel = grpc::channel(spec.destination_addr, destination, store.clone());
     let mut registry = Registry::with_prefix("hauberk");
     let metrics = Arc::new(Metrics::register(&mut registry, &limits));
-    let (discovery, discovering) = Discovery::new(channel, &limits, spec.networks.clone(), metrics.malformed.clone());
+    let (discovery, discovering) = Discovery::new(channel, &limits, spec.networks.clone());
+    discovery.register(&mut registry);
     let (tls, sidecar) = (spec.tls, spec.sidecar);
     let proxy = Arc::new(Proxy::new(spec, store, discovery, metrics, draining.clone()));
 
