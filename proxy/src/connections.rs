@@ -220,7 +220,10 @@ impl Tracked {
     fn count_failed(&self, cause: CloseCause, by: ClosedBy) {
         let (subject, first_bytes) = {
             let known = lock(&self.record.known);
-            (Subject { direction: known.direction, peer: None, endpoint: None, reason: known.reason }, known.first_bytes)
+            (
+                Subject { direction: known.direction, peer: None, endpoint: None, reason: known.reason },
+                known.first_bytes,
+            )
         };
         let series = self.registry.table.series(subject, None);
         drop(series.open());

@@ -109,9 +109,10 @@ impl Known for Named {}
 
 impl EndpointState {
     fn new(endpoint: &Arc<Endpoint>, peers: &Peers) -> Self {
-        let peer = endpoint.identity.clone().zip(endpoint.mesh_port).map(|(identity, port)| {
-            peers.peer(PeerKey { addr: SocketAddr::new(endpoint.addr.ip(), port), identity })
-        });
+        let peer =
+            endpoint.identity.clone().zip(endpoint.mesh_port).map(|(identity, port)| {
+                peers.peer(PeerKey { addr: SocketAddr::new(endpoint.addr.ip(), port), identity })
+            });
         Self {
             labels: Arc::new(endpoint.labels.clone()),
             endpoint: endpoint.clone(),

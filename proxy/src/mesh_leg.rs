@@ -214,3 +214,102 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg for MeshLeg<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{OPENED, Open};
+    use tokio::io::{DuplexStream, duplex};
+
+    type Duplex = MeshLeg<DuplexStream>;
+
+    /// Two ends with an open stream between them, over a pipe of `size` bytes.
+    async fn open(size: usize) -> (Duplex, Duplex) {
+        let (client, server) = duplex(size);
+        let (mut client, mut server) = (MeshLeg::client(client), MeshLeg::server(server));
+        let asked = Open::bytes(80).expect("a port").encode();
+        let (sent, got) = tokio::join!(client.send_control(&asked), poll_fn(|cx| server.poll_control(cx)));
+        sent.expect("there is room");
+        assert_eq!(got.expect("whole"), Event::Open(Open::bytes(80).expect("a port")));
+        let (sent, got) = tokio::join!(server.send_control(&OPENED), poll_fn(|cx| client.poll_control(cx)));
+        sent.expect("there is room");
+        assert_eq!(got.expect("whole"), Event::Opened);
+        (client, server)
+    }
+
+    async fn send(leg: &mut Duplex, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let taken = poll_fn(|cx| leg.poll_send(cx, bytes)).await.expect("the peer is there");
+            bytes = &bytes[taken..];
+        }
+        poll_fn(|cx| leg.poll_flush(cx)).await.expect("the peer is there");
+    }
+
+    async fn end(leg: &mut Duplex) {
+        poll_fn(|cx| leg.poll_end(cx)).await.expect("the peer is there");
+    }
+
+    /// Everything up to the end, read `step` bytes at a time.
+    async fn receive(leg: &mut Duplex, step: usize) -> Result<Vec<u8>, LegError> {
+        let (mut all, mut buf) = (Vec::new(), vec![0; step]);
+        loop {
+            match poll_fn(|cx| leg.poll_recv(cx, &mut buf)).await? {
+                Received::Data(count) => all.extend_from_slice(&buf[..count]),
+                Received::End => return Ok(all),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn bytes_arrive_as_sent_through_any_pipe_and_any_buffer() {
+        let sent: Vec<u8> = (0..100_000u32).map(|i| (i * 7 + i / 251) as u8).collect();
+        for (pipe, step) in [(1, 4096), (64, 3), (70_000, 65_536), (5000, 17)] {
+            let (mut client, mut server) = open(pipe).await;
+            let up = async {
+                send(&mut client, &sent).await;
+                end(&mut client).await;
+            };
+            let ((), got) = tokio::join!(up, receive(&mut server, step));
+            assert!(got.expect("a clean end") == sent, "pipe {pipe}, step {step}");
+        }
+    }
+
+    #[tokio::test]
+    async fn after_a_clean_end_both_ways_another_stream_may_begin() {
+        let (mut client, mut server) = open(1000).await;
+        end(&mut client).await;
+        assert!(!client.next_stream(), "the server has not ended");
+        assert_eq!(receive(&mut server, 10).await.expect("clean"), b"");
+        send(&mut server, b"late").await;
+        end(&mut server).await;
+        assert_eq!(receive(&mut client, 10).await.expect("clean"), b"late");
+        assert!(client.is_quiet() && client.next_stream() && server.next_stream() && server.before_stream());
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_cut_is_truncated_never_ended() {
+        let (mut client, mut server) = open(1000).await;
+        send(&mut client, b"half").await;
+        drop(client);
+        let error = receive(&mut server, 10).await.expect_err("no END came");
+        assert!(matches!(error, LegError::Truncated), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_reset_crosses_as_a_reset() {
+        let (mut client, mut server) = open(1000).await;
+        send(&mut client, b"some").await;
+        client.reset();
+        let error = receive(&mut server, 4).await.expect_err("reset");
+        assert!(matches!(error, LegError::Reset), "{error}");
+        assert!(!server.next_stream());
+    }
+
+    #[tokio::test]
+    async fn a_byte_on_an_idle_connection_is_noticed() {
+        let (mut client, mut server) = open(1000).await;
+        assert!(client.is_quiet());
+        send(&mut server, b"x").await;
+        assert!(!client.is_quiet());
+    }
+}

@@ -20,8 +20,8 @@ use tracing::debug;
 use crate::{
     connections::{Settled, Tracked},
     leg::{ByteLeg, LegError},
-    listen::Handshaking,
     linkerd::HeaderReader,
+    listen::Handshaking,
     mesh_leg::MeshLeg,
     metrics::Fault,
     policy,
@@ -69,7 +69,9 @@ async fn handshake(
         proxy.metrics.handshake_failed(Direction::Inbound, fault);
         Rejected(cause, if fault == Fault::Peer { ClosedBy::Proxy } else { ClosedBy::Client })
     };
-    let Some(credentials) = proxy.credentials().await else { return Err(Rejected(CloseCause::NotReady, ClosedBy::Proxy)) };
+    let Some(credentials) = proxy.credentials().await else {
+        return Err(Rejected(CloseCause::NotReady, ClosedBy::Proxy));
+    };
     let begin = Instant::now();
     let mut tls = match timeout(limits.handshake, TlsAcceptor::from(credentials.mesh_server()).accept(tcp)).await {
         Ok(Ok(tls)) => tls,
@@ -82,8 +84,7 @@ async fn handshake(
     let (peer, details) = examine(&credentials, &tls).map_err(|cause| failed(cause, Fault::Peer))?;
     proxy.metrics.handshake(Direction::Inbound, details.handshake, begin.elapsed());
     tls.get_mut().1.set_buffer_limit(Some(CHUNK));
-    let until =
-        upstream::serves_until(limits, &[credentials.not_after(), peer.not_after], SystemTime::now());
+    let until = upstream::serves_until(limits, &[credentials.not_after(), peer.not_after], SystemTime::now());
     let own = credentials.name().as_str().into();
     Ok((tls, Session { client, local, peer, own, details, until }))
 }
@@ -101,12 +102,7 @@ fn examine(credentials: &Credentials, tls: &TlsStream<TcpStream>) -> Result<(Pee
 }
 
 /// Serves the streams of a connection, one after the other.
-async fn streams(
-    proxy: &Proxy,
-    tls: TlsStream<TcpStream>,
-    mut session: Session,
-    handshaking: Handshaking,
-) {
+async fn streams(proxy: &Proxy, tls: TlsStream<TcpStream>, mut session: Session, handshaking: Handshaking) {
     let mut leg = MeshLeg::server(tls);
     let mut handshaking = Some(handshaking);
     let mut served = 0;

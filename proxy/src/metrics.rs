@@ -105,13 +105,29 @@ impl Metrics {
             trust_generation: Gauge::default(),
         };
         registry.register_collector(Box::new(metrics.table.clone()));
-        registry.register("connect_seconds", "Time to connect to an endpoint or the application", metrics.connect.clone());
+        registry.register(
+            "connect_seconds",
+            "Time to connect to an endpoint or the application",
+            metrics.connect.clone(),
+        );
         registry.register("handshake_seconds", "Time of a mesh handshake", metrics.handshake.clone());
-        registry.register("handshakes", "Mesh handshakes by result, and by whose fault they failed", metrics.handshakes.clone());
+        registry.register(
+            "handshakes",
+            "Mesh handshakes by result, and by whose fault they failed",
+            metrics.handshakes.clone(),
+        );
         registry.register("streams_per_connection", "Streams that a mesh connection served", metrics.streams.clone());
-        registry.register("bypassed", "What the kernel's rules let pass without the proxy, sampled", metrics.bypassed.clone());
+        registry.register(
+            "bypassed",
+            "What the kernel's rules let pass without the proxy, sampled",
+            metrics.bypassed.clone(),
+        );
         registry.register("accept_errors", "Connections that could not be accepted", metrics.accept_errors.clone());
-        registry.register("limit_reached", "Connections refused because a limit was reached", metrics.limit_reached.clone());
+        registry.register(
+            "limit_reached",
+            "Connections refused because a limit was reached",
+            metrics.limit_reached.clone(),
+        );
         registry.register("panics", "Connection tasks that panicked", metrics.panics.clone());
         registry.register("pool_idle", "Idle mesh connections that may be used again", metrics.pool_idle.clone());
         registry.register(
@@ -150,8 +166,7 @@ impl Metrics {
     }
 
     pub(crate) fn bypassed(&self, direction: Direction, protocol: &'static str, port: u16, count: u64) {
-        let labels =
-            BypassLabels { direction: Term(direction.as_str()), protocol: Term(protocol), port: port.into() };
+        let labels = BypassLabels { direction: Term(direction.as_str()), protocol: Term(protocol), port: port.into() };
         self.bypassed.get_or_create(&labels).inc_by(count);
     }
 

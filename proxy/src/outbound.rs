@@ -2,14 +2,7 @@
 //!
 //! Nothing is sniffed for: the proxy dials and opens at once and relays whichever side speaks.
 
-use std::{
-    future::poll_fn,
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    task::Poll,
-    time::Instant,
-};
+use std::{future::poll_fn, net::SocketAddr, pin::Pin, sync::Arc, task::Poll, time::Instant};
 
 use hauberk_identity::Credentials;
 use hauberk_mesh::{CloseCause, ClosedBy, Direction, FirstBytes, Reason, TlsDetails, TlsMode};
@@ -54,7 +47,7 @@ impl Failure {
 /// The other side, connected.
 enum Server {
     Plain(ByteLeg<TcpStream>),
-    Linkerd(ByteLeg<TlsStream<TcpStream>>),
+    Linkerd(Box<ByteLeg<TlsStream<TcpStream>>>),
     Mesh(Box<MeshConn>, Arc<Peer>),
 }
 
@@ -171,11 +164,7 @@ async fn discovered(proxy: &Proxy, client: &mut Client) -> Result<(Server, Optio
 
 /// Tries endpoints until one is open. After a meshed one failed only meshed ones are tried: nobody can force a
 /// connection into plaintext by breaking its handshake.
-async fn balanced(
-    proxy: &Proxy,
-    client: &mut Client,
-    balancer: &Balancer,
-) -> Result<(Server, Option<Load>), Failure> {
+async fn balanced(proxy: &Proxy, client: &mut Client, balancer: &Balancer) -> Result<(Server, Option<Load>), Failure> {
     let mut tried = Vec::new();
     let mut meshed_only = false;
     let mut failure = None;
@@ -286,7 +275,7 @@ async fn open(
         }
         Connected::Linkerd(mut tls, details) => {
             upstream::open_linkerd(&mut tls, port, limits.open).await?;
-            Ok((Server::Linkerd(ByteLeg(tls)), details))
+            Ok((Server::Linkerd(Box::new(ByteLeg(tls))), details))
         }
     }
 }
@@ -296,7 +285,7 @@ async fn relay_to(proxy: &Proxy, client: Client, server: Server) {
     let mut app = ByteLeg(tcp);
     let ended = match server {
         Server::Plain(mut leg) => relay(&mut app, &mut leg, &mut record, prelude).await,
-        Server::Linkerd(mut leg) => relay(&mut app, &mut leg, &mut record, prelude).await,
+        Server::Linkerd(mut leg) => relay(&mut app, &mut *leg, &mut record, prelude).await,
         Server::Mesh(mut conn, peer) => {
             let ended = relay(&mut app, conn.leg(), &mut record, prelude).await;
             if ended.cause == CloseCause::Clean && conn.next_stream() {

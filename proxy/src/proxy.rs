@@ -49,8 +49,7 @@ impl Proxy {
         draining: CancellationToken,
     ) -> Self {
         let limits = &spec.limits;
-        let bounds =
-            Bounds { per_peer: limits.pool_per_peer, total: limits.pool_total, idle: limits.pool_idle };
+        let bounds = Bounds { per_peer: limits.pool_per_peer, total: limits.pool_total, idle: limits.pool_idle };
         Self {
             store,
             discovery,

@@ -65,10 +65,11 @@ pub(crate) async fn relay(
             Side::From => (ClosedBy::Client, error),
             Side::To => (ClosedBy::Server, error),
         })?;
-        let b = down.poll(cx, server, client, |bytes| observer.to_client(bytes)).map_err(|(side, error)| match side {
-            Side::From => (ClosedBy::Server, error),
-            Side::To => (ClosedBy::Client, error),
-        })?;
+        let b =
+            down.poll(cx, server, client, |bytes| observer.to_client(bytes)).map_err(|(side, error)| match side {
+                Side::From => (ClosedBy::Server, error),
+                Side::To => (ClosedBy::Client, error),
+            })?;
         // Who ends first closes the connection; the other side only agrees.
         first = first.or(match (up.phase != Phase::Flowing, down.phase != Phase::Flowing) {
             (true, _) => Some(ClosedBy::Client),

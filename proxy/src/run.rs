@@ -154,9 +154,7 @@ fn bind(tls: TlsMode) -> Result<Listeners, RunError> {
         let bound = bind_families(ips, port)?;
         listeners.serving.extend(bound.into_iter().map(|listener| (listener, role)));
     }
-    for (ips, port, audience) in
-        [(any, ADMIN_PORT, Audience::Everyone), (local, LOCAL_ADMIN_PORT, Audience::Local)]
-    {
+    for (ips, port, audience) in [(any, ADMIN_PORT, Audience::Everyone), (local, LOCAL_ADMIN_PORT, Audience::Local)] {
         let bound = bind_families(ips, port)?;
         listeners.admin.extend(bound.into_iter().map(|listener| (listener, audience)));
     }
@@ -177,5 +175,6 @@ fn bind_families(ips: [IpAddr; 2], port: u16) -> Result<Vec<TcpListener>, RunErr
 
 /// EAFNOSUPPORT or EADDRNOTAVAIL: the kernel, or this namespace, has no IPv6.
 fn no_ipv6(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::AddrNotAvailable) || error.raw_os_error() == Some(97)
+    matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::AddrNotAvailable)
+        || error.raw_os_error() == Some(97)
 }

@@ -171,7 +171,8 @@ fn endpoint_label(key: &str) -> String {
 
 impl Collector for Table {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let table: Vec<_> = lock(&self.series).iter().map(|(subject, series)| (subject.clone(), series.clone())).collect();
+        let table: Vec<_> =
+            lock(&self.series).iter().map(|(subject, series)| (subject.clone(), series.clone())).collect();
         let plain = |subject| Labels { subject, kind: None, close: None };
 
         let help = "Connections, and streams of mesh connections, that were opened";

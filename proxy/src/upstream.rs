@@ -230,7 +230,12 @@ pub(crate) async fn connect(
             let until = serves_until(limits, &[credentials.not_after(), proven.not_after], now);
             let generations = Generations::of(credentials);
             let session = Session { details, generations, current: current.clone(), until };
-            Ok(Connected::Hauberk(MeshConn { leg: MeshLeg::client(tls), session, streams: 0, metrics: metrics.clone() }))
+            Ok(Connected::Hauberk(MeshConn {
+                leg: MeshLeg::client(tls),
+                session,
+                streams: 0,
+                metrics: metrics.clone(),
+            }))
         }
         _ => Err(OpenError::Handshake(io::Error::other("the peer chose none of our protocols"))),
     }
@@ -243,11 +248,7 @@ pub(crate) fn serves_until(limits: &Limits, expiries: &[SystemTime], now: System
 }
 
 /// Sends Linkerd's header: from then on the connection is the stream.
-pub(crate) async fn open_linkerd(
-    tls: &mut TlsStream<TcpStream>,
-    port: u16,
-    limit: Duration,
-) -> Result<(), OpenError> {
+pub(crate) async fn open_linkerd(tls: &mut TlsStream<TcpStream>, port: u16, limit: Duration) -> Result<(), OpenError> {
     let header = linkerd::Header::opaque(port).ok_or(OpenError::Failed(FailReason::Denied))?.encode();
     let lost = |error: io::Error| OpenError::Lost { error: error.into(), sent: false };
     match timeout(limit, tls.write_all(&header)).await {
