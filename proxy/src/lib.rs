@@ -1,1 +1,3 @@
-//! placeholder
+//! The sidecar.
+
+pub mod discovery;
