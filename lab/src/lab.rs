@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, Permissions},
     net::IpAddr,
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -13,14 +13,20 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use hauberk_mesh::MeshFile;
 use tempfile::TempDir;
 
-use crate::{Pod, PodOptions, Process, netns::Netns, process::Shared, spawner::Spawner};
+use crate::{
+    Pod, PodOptions, Process, ServiceOptions, control::Control, mesh_yaml::to_yaml, netns::Netns, process::Shared,
+    spawner::Spawner,
+};
 
 /// Where IPv4 addresses of services are. Nobody has one: whatever the proxy does not take is unreachable.
 pub const SERVICE_NETWORK_V4: &str = "10.2.0.0/16";
 /// Where IPv6 addresses of services are.
 pub const SERVICE_NETWORK_V6: &str = "fd00:2::/64";
+/// Where pods are.
+const POD_NETWORKS: &str = "10.1.0.0/16,fd00:1::/64";
 pub(crate) const BRIDGE: &str = "br0";
 /// Pods' default gateways: the bridge's own addresses.
 pub(crate) const GATEWAY_V4: &str = "10.1.0.1";
@@ -29,7 +35,7 @@ pub(crate) const GATEWAY_V6: &str = "fd00:1::1";
 /// A small mesh on this machine. Dropped, every process in it is killed and every namespace gone.
 #[derive(Debug)]
 pub struct Lab {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
@@ -38,6 +44,9 @@ pub(crate) struct Inner {
     spawner: Spawner,
     processes: Mutex<Vec<Arc<Shared>>>,
     pods: AtomicU16,
+    captures: AtomicU16,
+    mesh: Mutex<MeshFile>,
+    pub(crate) control: Mutex<Option<Control>>,
     dir: TempDir,
 }
 
@@ -48,11 +57,16 @@ impl Lab {
         let dir = tempfile::Builder::new().prefix("hauberk-lab-").tempdir()?;
         // Proxies and servers run as users of their own and have their files here.
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
+        let networks = format!("{POD_NETWORKS},{SERVICE_NETWORK_V4},{SERVICE_NETWORK_V6}");
+        let networks = networks.parse().expect("the lab's networks are valid");
         let inner = Inner {
             node: node()?,
             spawner: Spawner::new()?,
             processes: Mutex::default(),
             pods: AtomicU16::new(0),
+            captures: AtomicU16::new(0),
+            mesh: Mutex::new(MeshFile { networks, ..MeshFile::default() }),
+            control: Mutex::default(),
             dir,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -61,7 +75,47 @@ impl Lab {
     /// A new pod: a namespace with an address of its own, attached to the bridge. No proxy yet.
     pub fn pod(&self, options: PodOptions) -> Result<Pod> {
         let number = self.inner.pods.fetch_add(1, Ordering::Relaxed);
-        Pod::new(self.inner.clone(), number, options)
+        let pod = Pod::new(self.inner.clone(), number, options)?;
+        if let Some(listed) = pod.listing() {
+            self.edit(|mesh| mesh.pods.insert(pod.key(), listed))?;
+        }
+        Ok(pod)
+    }
+
+    /// A new service; its pods must be there. Nobody has its addresses: proxies know where to go.
+    pub fn service(&self, options: ServiceOptions) -> Result<()> {
+        let service = options.0;
+        self.edit(|mesh| mesh.services.insert(format!("{}/{}", service.namespace, service.name), service))?;
+        Ok(())
+    }
+
+    /// Changes `mesh.yaml`, at once as a whole. Fails, and changes nothing, if the result would not be valid.
+    pub fn edit<T>(&self, change: impl FnOnce(&mut MeshFile) -> T) -> Result<T> {
+        let mut mesh = self.inner.mesh();
+        let mut changed = mesh.clone();
+        let result = change(&mut changed);
+        let yaml = to_yaml(&changed);
+        MeshFile::parse(&yaml).with_context(|| format!("this would not be a mesh:\n{yaml}"))?;
+        self.write_mesh_yaml(&yaml)?;
+        *mesh = changed;
+        Ok(result)
+    }
+
+    /// Replaces `mesh.yaml` by any text, valid or not; the next [`Lab::edit`] starts from what was valid before.
+    pub fn write_mesh_yaml(&self, text: &str) -> Result<()> {
+        let new = self.dir().join("mesh.yaml.new");
+        fs::write(&new, text)?;
+        Ok(fs::rename(new, self.mesh_path())?)
+    }
+
+    /// Where `mesh.yaml` is.
+    pub fn mesh_path(&self) -> PathBuf {
+        self.dir().join("mesh.yaml")
+    }
+
+    /// What `mesh.yaml` says.
+    pub fn mesh(&self) -> MeshFile {
+        self.inner.mesh().clone()
     }
 
     /// Files of the lab: logs, and a directory for each pod. Gone with the lab.
@@ -93,6 +147,8 @@ impl Drop for Lab {
             }
         }
         self.inner.spawner.end();
+        // Its pods hold the lab, which holds them.
+        *self.inner.control() = None;
     }
 }
 
@@ -117,6 +173,14 @@ impl Inner {
     /// Lets the node deliver packets for `ip`, which lies outside the pods' networks.
     pub(crate) fn route(&self, ip: IpAddr) -> Result<()> {
         self.node.ip(&format!("route add {ip} dev {BRIDGE}\n"))
+    }
+
+    pub(crate) fn next_capture(&self) -> u16 {
+        self.captures.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn mesh(&self) -> MutexGuard<'_, MeshFile> {
+        self.mesh.lock().expect("no one panics with the lock held")
     }
 
     fn processes(&self) -> MutexGuard<'_, Vec<Arc<Shared>>> {

@@ -5,15 +5,28 @@
 //! Nothing in the machine's own network namespace is touched. Namespaces have no name: they last as long as the lab and
 //! its processes, and these end with the process that owns the lab, however it ends. Needs root.
 
+mod binaries;
+mod capture;
+mod control;
+mod flows;
+mod http;
 mod lab;
+mod mesh_yaml;
 mod netns;
+mod options;
+mod packets;
 mod pod;
 mod process;
+mod proxy;
 mod spawner;
+pub mod tls;
 mod wait;
 
+pub use capture::{Capture, Captured};
+pub use flows::{Flow, Stream, flows};
 pub use lab::{Lab, SERVICE_NETWORK_V4, SERVICE_NETWORK_V6};
 pub use nix::sys::signal::Signal;
-pub use pod::{Pod, PodOptions};
+pub use options::{ControlOptions, PodOptions, ServiceOptions};
+pub use pod::Pod;
 pub use process::Process;
 pub use wait::wait_for;

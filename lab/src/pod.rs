@@ -6,14 +6,15 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     process::Command,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
+use hauberk_mesh::{PodProxy, ProxySpec};
 
 use crate::{
-    Process,
+    PodOptions, Process,
     lab::{BRIDGE, GATEWAY_V4, GATEWAY_V6, Inner},
     netns::Netns,
     wait_for,
@@ -21,69 +22,6 @@ use crate::{
 
 /// How long a server may take to listen.
 const LISTEN_LIMIT: Duration = Duration::from_secs(20);
-
-/// What a pod is to be. Without more: namespace `default`, account `default`, one IPv4 address, not meshed.
-#[derive(Debug, Clone)]
-pub struct PodOptions {
-    name: String,
-    namespace: String,
-    account: String,
-    v4: bool,
-    v6: bool,
-    outside: Vec<IpAddr>,
-    sysctls: Vec<(String, String)>,
-}
-
-impl PodOptions {
-    /// A pod of that name, unique in its namespace.
-    pub fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            namespace: "default".to_owned(),
-            account: "default".to_owned(),
-            v4: true,
-            v6: false,
-            outside: Vec::new(),
-            sysctls: Vec::new(),
-        }
-    }
-
-    /// Its namespace (of the mesh).
-    pub fn namespace(mut self, namespace: &str) -> Self {
-        namespace.clone_into(&mut self.namespace);
-        self
-    }
-
-    /// Its ServiceAccount.
-    pub fn account(mut self, account: &str) -> Self {
-        account.clone_into(&mut self.account);
-        self
-    }
-
-    /// An IPv6 address beside the IPv4 one.
-    pub fn dual_stack(mut self) -> Self {
-        (self.v4, self.v6) = (true, true);
-        self
-    }
-
-    /// An IPv6 address only.
-    pub fn ipv6_only(mut self) -> Self {
-        (self.v4, self.v6) = (false, true);
-        self
-    }
-
-    /// One more address, which may lie outside the cluster's networks; the mesh is not told of it.
-    pub fn also_at(mut self, ip: &str) -> Self {
-        self.outside.push(ip.parse().expect("also_at takes an IP address"));
-        self
-    }
-
-    /// A setting of its network namespace, such as `net.ipv4.tcp_congestion_control`.
-    pub fn sysctl(mut self, name: &str, value: &str) -> Self {
-        self.sysctls.push((name.to_owned(), value.to_owned()));
-        self
-    }
-}
 
 /// A pod of the lab. Clones are the same pod.
 #[derive(Debug, Clone)]
@@ -94,8 +32,17 @@ struct PodInner {
     lab: Arc<Inner>,
     netns: Netns,
     options: PodOptions,
+    uid: String,
     ips: Vec<IpAddr>,
     dir: PathBuf,
+    proxy: Mutex<ProxyState>,
+}
+
+/// What the pod's proxy is told, and the proxy if it runs.
+#[derive(Debug)]
+pub(crate) struct ProxyState {
+    pub(crate) spec: ProxySpec,
+    pub(crate) process: Option<Process>,
 }
 
 impl Pod {
@@ -104,7 +51,9 @@ impl Pod {
         let dir = lab.dir().join(format!("{}-{}", options.namespace, options.name));
         fs::create_dir(&dir).with_context(|| format!("pod {} stands in this lab twice", options.name))?;
         let netns = attach(&lab, number, &ips, &options).with_context(|| format!("pod {}", options.name))?;
-        Ok(Self(Arc::new(PodInner { lab, netns, options, ips, dir })))
+        let uid = format!("{}-{number}", options.name);
+        let proxy = Mutex::new(ProxyState { spec: options.spec.clone(), process: None });
+        Ok(Self(Arc::new(PodInner { lab, netns, options, uid, ips, dir, proxy })))
     }
 
     /// Its name.
@@ -164,10 +113,15 @@ impl Pod {
     }
 
     /// Runs `program` to its end; its output, or an error with its output if it fails.
-    pub fn run<S: AsRef<OsStr>>(&self, program: &str, args: impl IntoIterator<Item = S>) -> Result<String> {
-        let output = self.command(program).args(args).output()?;
+    pub fn run<S: AsRef<OsStr>>(
+        &self,
+        program: impl AsRef<OsStr>,
+        args: impl IntoIterator<Item = S>,
+    ) -> Result<String> {
+        let output = self.command(&program).args(args).output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
+        let program = program.as_ref().display();
         ensure!(output.status.success(), "{program} in {}: {}: {text}{errors}", self.name(), output.status);
         Ok(text)
     }
@@ -188,6 +142,40 @@ impl Pod {
             let listens = tables.iter().flatten().any(|table| has_listener(table, port));
             Ok(if listens { Ok(()) } else { Err("nothing listens there yet".to_owned()) })
         })
+    }
+
+    /// Its entry in `mesh.yaml`, as it was made.
+    pub(crate) fn listing(&self) -> Option<hauberk_mesh::Pod> {
+        let PodInner { options, uid, ips, .. } = &*self.0;
+        let proxy = options.meshed.then(|| PodProxy {
+            tls: options.spec.tls,
+            skip_inbound_ports: options.spec.redirection.skip_inbound_ports.clone(),
+        });
+        options.listed.then(|| hauberk_mesh::Pod {
+            name: options.name.clone(),
+            namespace: options.namespace.clone(),
+            uid: uid.clone(),
+            service_account: options.account.clone(),
+            ips: ips.clone(),
+            proxy,
+            ready: options.ready,
+            terminating: false,
+            ended: false,
+            weight: options.weight,
+            labels: options.labels.clone(),
+        })
+    }
+
+    pub(crate) fn lab(&self) -> &Inner {
+        &self.0.lab
+    }
+
+    pub(crate) fn options(&self) -> &PodOptions {
+        &self.0.options
+    }
+
+    pub(crate) fn proxy_state(&self) -> MutexGuard<'_, ProxyState> {
+        self.0.proxy.lock().expect("no one panics with the lock held")
     }
 
     /// `ip():port`.
@@ -230,12 +218,12 @@ fn attach(lab: &Inner, number: u16, ips: &[IpAddr], options: &PodOptions) -> Res
             IpAddr::V6(ip) => format!("addr add {ip}/64 dev eth0 nodad\nroute add default via {GATEWAY_V6}\n"),
         };
     }
-    for ip in &options.outside {
+    for ip in &options.also_at {
         let host = if ip.is_ipv4() { 32 } else { 128 };
         inside += &format!("addr add {ip}/{host} dev eth0\n");
     }
     netns.ip(&inside)?;
-    options.outside.iter().try_for_each(|ip| lab.route(*ip))?;
+    options.also_at.iter().try_for_each(|ip| lab.route(*ip))?;
     Ok(netns)
 }
 

@@ -57,6 +57,11 @@ impl Process {
         Self(shared)
     }
 
+    /// The end of its log, for errors.
+    pub(crate) fn tail(&self) -> String {
+        self.0.tail()
+    }
+
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.0
     }

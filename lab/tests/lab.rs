@@ -55,6 +55,26 @@ fn an_address_that_nobody_has_is_unreachable_and_one_outside_the_cluster_is_not(
 }
 
 #[test]
+fn a_capture_on_the_bridge_sees_all_that_pods_say_and_nothing_of_what_they_keep() {
+    let lab = Lab::new().expect("a lab");
+    let a = lab.pod(PodOptions::new("a").dual_stack()).expect("a pod");
+    let b = lab.pod(PodOptions::new("b").dual_stack()).expect("a pod");
+    let capture = lab.capture().expect("captures");
+    let long: String = (0..200_000).map(|i| format!("{i} ")).collect();
+    say(&a, &b, b.at(80), &long);
+    say(&b, &a, SocketAddr::new(a.ips()[1], 81), "a word over IPv6");
+    say(&a, &a, a.at(82), "said to oneself");
+    let captured = capture.stop().expect("stops");
+    captured.check_whole().expect("whole");
+    let said: Vec<_> = captured.between(a.ip(), b.ip()).collect();
+    assert!(said.len() == 1 && said[0].syn_seen && said[0].accepted && said[0].to_server.ended);
+    assert!(said[0].to_server.bytes == long.as_bytes(), "every byte, in order");
+    assert_eq!(captured.between(b.ips()[1], a.ips()[1]).count(), 1);
+    assert!(captured.contains(b"word over IPv6") && !captured.contains(b"oneself"));
+    assert_eq!(captured.flows.len(), 2);
+}
+
+#[test]
 fn a_process_is_stopped_signalled_and_read() {
     let lab = Lab::new().expect("a lab");
     let a = lab.pod(PodOptions::new("a")).expect("a pod");
