@@ -1,1 +1,32 @@
-//! placeholder
+//! A small mesh on one machine: each pod a network namespace with its own address, joined by a bridge in a namespace of
+//! its own, the real binaries as processes, captures on the bridge. Used by `hauberk demo`, by the integration tests
+//! and by the benchmarks.
+//!
+//! Nothing in the machine's own network namespace is touched. Namespaces have no name: they last as long as the lab and
+//! its processes, and these end with the process that owns the lab, however it ends. Needs root.
+
+mod binaries;
+mod capture;
+mod control;
+mod flows;
+mod http;
+mod lab;
+mod mesh_yaml;
+mod netns;
+mod options;
+mod packets;
+mod pod;
+mod process;
+mod proxy;
+mod spawner;
+pub mod tls;
+mod wait;
+
+pub use capture::{Capture, Captured};
+pub use flows::{Flow, Stream, flows};
+pub use lab::{Lab, SERVICE_NETWORK_V4, SERVICE_NETWORK_V6};
+pub use nix::sys::signal::Signal;
+pub use options::{ControlOptions, PodOptions, ServiceOptions};
+pub use pod::Pod;
+pub use process::Process;
+pub use wait::wait_for;
