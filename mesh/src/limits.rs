@@ -110,6 +110,8 @@ limits! {
     unknown_in_cluster: Duration = Duration::from_millis(250),
     /// The opening frame or header, and the answer to it.
     open: Duration = Duration::from_secs(3),
+    /// After FAILED the peer gets this long to read it: closing with unread bytes would make TCP throw it away.
+    linger: Duration = Duration::from_secs(1),
     /// From SIGTERM to exit.
     drain: Duration = Duration::from_secs(120),
     /// An idle pooled connection is closed after this. The accepting side waits twice as long, so that it is the

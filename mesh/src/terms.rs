@@ -216,6 +216,8 @@ terms! {
         PortNotAllowed = "port-not-allowed",
         /// This proxy has as many connections as it may.
         LimitReached = "limit-reached",
+        /// The peer stopped answering: keepalive or unacknowledged bytes ran out of time.
+        PeerTimeout = "peer-timeout",
         /// The drain's deadline passed.
         DrainDeadline = "drain-deadline",
         /// The connection's task panicked.

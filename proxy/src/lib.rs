@@ -1,1 +1,29 @@
-//! placeholder
+//! The sidecar: outbound, inbound and mesh-port listeners, and the pure parts that they are made of.
+
+mod admin;
+mod balance;
+pub mod bypass;
+mod connections;
+pub mod discovery;
+mod endpoint;
+pub mod first_bytes;
+mod inbound;
+pub mod init;
+mod leg;
+pub mod linkerd;
+mod listen;
+mod mesh_leg;
+mod mesh_port;
+mod metrics;
+mod outbound;
+mod policy;
+mod pool;
+mod proxy;
+mod relay;
+mod run;
+mod series;
+mod socket;
+mod upstream;
+pub mod wire;
+
+pub use run::{RunError, run};

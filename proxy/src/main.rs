@@ -1,1 +1,65 @@
-fn main() {}
+//! `hauberk-proxy`: `run` is the sidecar, `init` sets the redirection and exits.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use hauberk_mesh::ProxySpec;
+use hauberk_proxy::init::{self, InitArgs};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Hauberk's sidecar.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// What to log, such as info or hauberk_proxy=debug.
+    #[arg(long, env = "RUST_LOG", default_value = "info", global = true)]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Proxy the pod's connections. All settings come from the environment, as the webhook writes them.
+    Run,
+    /// Redirect the pod's connections to the proxy.
+    Init(InitArgs),
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    tracing_subscriber::fmt().with_env_filter(&args.log).with_writer(std::io::stderr).init();
+    let done = match &args.command {
+        Command::Run => run(),
+        Command::Init(args) => init::run(args, &mut std::io::stdout()).map_err(anyhow::Error::from),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hauberk-proxy: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let spec = ProxySpec::from_env(std::env::vars()).context("the proxy's environment")?;
+    // One thread is enough for a sidecar, and needs no locks between connections. More only where the pod's CPU limit
+    // allows more.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting")?;
+    runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
+        let mut running = std::pin::pin!(hauberk_proxy::run(spec, stop.clone()));
+        loop {
+            tokio::select! {
+                ended = &mut running => return Ok(ended?),
+                _ = terminate.recv() => stop.cancel(),
+                _ = interrupt.recv() => stop.cancel(),
+            }
+        }
+    })
+}

@@ -1,0 +1,55 @@
+# What people and CI run. Needs GNU make, bash, Debian and Rust; `make setup` installs the rest.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Build products and tools stay out of the tree, and are shared by all clones.
+HAUBERK_CACHE ?= $(HOME)/.cache/hauberk
+export HAUBERK_CACHE
+export CARGO_TARGET_DIR := $(HAUBERK_CACHE)/target
+export CARGO_TERM_COLOR := never
+DENY := $(HAUBERK_CACHE)/tools/bin/cargo-deny
+BIN := $(CARGO_TARGET_DIR)/debug
+
+.PHONY: help setup setup-lint build demo test lint fmt clippy doc deny proof tree
+
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Install the Debian packages that build, demo and tests need (root, only if some are missing)
+	@scripts/setup
+
+setup-lint: setup ## Install what lint needs: rustfmt, clippy, cargo-deny
+	@scripts/setup-lint
+
+build: setup ## Build everything
+	cargo build --locked --workspace --bins
+
+demo: build ## Run a small mesh on this machine and show what is encrypted (root); STAY=1 keeps it up
+	$(BIN)/hauberk demo $(if $(STAY),--stay)
+
+# The binaries first: tests start them as processes, and cargo builds only those of a test's own package.
+test: build ## Run every test (root), then check that those which docs/proof.toml names did run
+	cargo test --locked --workspace 2>&1 | tee $(HAUBERK_CACHE)/test.log
+	$(BIN)/proof ran $(HAUBERK_CACHE)/test.log
+
+lint: setup-lint fmt clippy doc deny proof tree ## Check form, lints, documents, dependencies and docs/proof.toml
+
+fmt:
+	cargo fmt --all --check
+
+clippy:
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --workspace
+
+deny: ## Check licences, bans and sources of dependencies
+	$(DENY) --log-level error check licenses bans sources
+
+proof:
+	cargo run --locked --quiet --package hauberk-tests --bin proof -- lint
+
+tree:
+	scripts/lint-tree

@@ -1,0 +1,125 @@
+//! What the destination service counts, in Prometheus' text form.
+
+use std::sync::Arc;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// Counters and gauges, and the registry that prints them.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    valid: Gauge,
+    loads: Family<Load, Counter>,
+    nameless: Gauge,
+    streams: Family<Stream, Gauge>,
+    refused: Family<Refusal, Counter>,
+}
+
+/// The calls that open streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    Get,
+    GetProfile,
+    WatchNetworks,
+}
+
+/// Why a call got no stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// It asked for what cannot be.
+    Invalid,
+    /// The bound on streams is reached.
+    TooMany,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Load {
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Stream {
+    call: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refusal {
+    why: &'static str,
+}
+
+/// Counts one open stream for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct OpenStream(Gauge);
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("hauberk_destination");
+        let (valid, loads, nameless) = (Gauge::default(), Family::default(), Gauge::default());
+        let (streams, refused) = (Family::default(), Family::default());
+        registry.register(
+            "mesh_file_valid",
+            "1 if the mesh file as it is now is in force, 0 if an older one is",
+            valid.clone(),
+        );
+        registry.register("mesh_file_loads", "Changes of the mesh file that were read", Family::clone(&loads));
+        registry.register(
+            "nameless_pods",
+            "Meshed pods left out, as their account can have no identity",
+            nameless.clone(),
+        );
+        registry.register("streams", "Open streams", Family::clone(&streams));
+        registry.register("refused", "Calls that got no stream", Family::clone(&refused));
+        Self { registry: Arc::new(registry), valid, loads, nameless, streams, refused }
+    }
+}
+
+impl Metrics {
+    /// All of them, as `/metrics` prints them.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to a string does not fail");
+        text
+    }
+
+    /// Notes that the file was read, and whether it counts.
+    pub(crate) fn mesh_file(&self, valid: bool) {
+        self.valid.set(valid.into());
+        self.loads.get_or_create(&Load { result: if valid { "valid" } else { "invalid" } }).inc();
+    }
+
+    /// Notes how many pods are left out.
+    pub(crate) fn nameless(&self, pods: usize) {
+        self.nameless.set(pods as i64);
+    }
+
+    /// Counts a stream until what it returns is dropped.
+    pub(crate) fn stream(&self, call: Call) -> OpenStream {
+        let call = match call {
+            Call::Get => "get",
+            Call::GetProfile => "get-profile",
+            Call::WatchNetworks => "watch-networks",
+        };
+        let gauge = self.streams.get_or_create_owned(&Stream { call });
+        gauge.inc();
+        OpenStream(gauge)
+    }
+
+    /// Counts a call that got no stream.
+    pub(crate) fn refused(&self, why: Refused) {
+        let why = match why {
+            Refused::Invalid => "invalid",
+            Refused::TooMany => "too-many",
+        };
+        self.refused.get_or_create(&Refusal { why }).inc();
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,142 @@
+//! A leg: one side of a relayed connection. Whole connections here; streams of `hauberk/1` in `mesh_leg`.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use hauberk_mesh::CloseCause;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use crate::{linkerd::HeaderError, socket, wire::WireError};
+
+/// What came from a leg.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// So many bytes, at least one.
+    Data(usize),
+    /// The peer has ended its direction.
+    End,
+}
+
+/// How a leg failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LegError {
+    #[error("reset")]
+    Reset,
+    #[error("ended without the end of the stream")]
+    Truncated,
+    #[error("the peer stopped answering")]
+    TimedOut,
+    #[error(transparent)]
+    Protocol(#[from] WireError),
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    #[error(transparent)]
+    Io(io::Error),
+}
+
+impl LegError {
+    pub(crate) fn cause(&self) -> CloseCause {
+        match self {
+            Self::Reset => CloseCause::Reset,
+            Self::Truncated => CloseCause::Truncated,
+            Self::TimedOut => CloseCause::PeerTimeout,
+            Self::Protocol(_) | Self::Header(_) => CloseCause::ProtocolError,
+            Self::Io(_) => CloseCause::IoError,
+        }
+    }
+}
+
+impl From<io::Error> for LegError {
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind::*;
+        match error.kind() {
+            ConnectionReset | ConnectionAborted | BrokenPipe => Self::Reset,
+            UnexpectedEof => Self::Truncated,
+            TimedOut | HostUnreachable | NetworkUnreachable => Self::TimedOut,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// One side of a relayed connection. After an error or `reset` a leg is only dropped.
+pub(crate) trait Leg {
+    /// Reads application bytes into `buf`, or the end of the peer's direction.
+    fn poll_recv(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<Received, LegError>>;
+
+    /// Takes the first bytes of `buf`. What it did not take must be offered again, unchanged, before anything else.
+    fn poll_send(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize, LegError>>;
+
+    /// Hands what was taken to the kernel.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LegError>>;
+
+    /// Ends our direction; the other goes on.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LegError>>;
+
+    /// Tells the peer, without waiting, that the connection broke: never a clean end.
+    fn reset(&mut self);
+}
+
+/// A byte stream over TCP.
+pub(crate) trait Carrier: AsyncRead + AsyncWrite + Unpin {
+    /// The TCP connection under it.
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl Carrier for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Carrier for tokio_rustls::client::TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+impl Carrier for tokio_rustls::server::TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+/// All of a connection: the application's TCP, a peer without mTLS, or TLS behind Linkerd's header, whose end is
+/// close_notify.
+pub(crate) struct ByteLeg<T>(pub(crate) T);
+
+impl<T: Carrier> Leg for ByteLeg<T> {
+    fn poll_recv(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<Received, LegError>> {
+        let mut buf = ReadBuf::new(buf);
+        ready!(Pin::new(&mut self.0).poll_read(cx, &mut buf))?;
+        Poll::Ready(Ok(match buf.filled().len() {
+            0 => Received::End,
+            count => Received::Data(count),
+        }))
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize, LegError>> {
+        Pin::new(&mut self.0).poll_write(cx, buf).map_err(LegError::from)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LegError>> {
+        Pin::new(&mut self.0).poll_flush(cx).map_err(LegError::from)
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LegError>> {
+        match ready!(Pin::new(&mut self.0).poll_shutdown(cx)) {
+            // The peer has reset or closed both ways meanwhile: reading will tell.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
+            other => Poll::Ready(other.map_err(LegError::from)),
+        }
+    }
+
+    fn reset(&mut self) {
+        socket::arm_reset(self.0.tcp());
+    }
+}

@@ -1,0 +1,315 @@
+//! The mesh's side of a relayed connection: one stream of `hauberk/1`.
+//!
+//! Generic over the encrypted byte stream, so that the record layer can be another.
+
+use std::{
+    future::poll_fn,
+    io::IoSlice,
+    pin::Pin,
+    task::{Context, Poll, Waker, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use crate::{
+    leg::{Leg, LegError, Received},
+    wire::{self, Event, HEADER_LEN, ReadState},
+};
+
+/// One stream of `hauberk/1` over `io`.
+pub(crate) struct MeshLeg<T> {
+    io: T,
+    reading: ReadState,
+    writing: Writing,
+}
+
+/// What the peer has yet to get before another frame may begin.
+struct Writing {
+    /// The header (or whole short frame) under way, and how much of it is out.
+    head: [u8; HEADER_LEN],
+    head_sent: usize,
+    /// Payload that the header has promised.
+    promised: usize,
+    ending: bool,
+}
+
+impl Writing {
+    const IDLE: Self = Self { head: [0; HEADER_LEN], head_sent: HEADER_LEN, promised: 0, ending: false };
+
+    fn begin(&mut self, head: [u8; HEADER_LEN], promised: usize) {
+        (self.head, self.head_sent, self.promised) = (head, 0, promised);
+    }
+
+    fn between_frames(&self) -> bool {
+        self.head_sent == HEADER_LEN && self.promised == 0
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> MeshLeg<T> {
+    /// For the side that opens streams; it has yet to send OPEN.
+    pub(crate) fn client(io: T) -> Self {
+        Self { io, reading: ReadState::client(), writing: Writing::IDLE }
+    }
+
+    /// For the side that accepts streams.
+    pub(crate) fn server(io: T) -> Self {
+        Self { io, reading: ReadState::server(), writing: Writing::IDLE }
+    }
+
+    /// The next frame that is no DATA: OPEN for a server; OPENED, FAILED for a client.
+    pub(crate) fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event<'static>, LegError>> {
+        let mut buf = [0; 64];
+        loop {
+            let want = self.reading.wants().min(buf.len());
+            let mut read = ReadBuf::new(&mut buf[..want]);
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
+            if read.filled().is_empty() {
+                return Poll::Ready(Err(LegError::Truncated));
+            }
+            match self.reading.advance(read.filled())?.1 {
+                Event::More => {}
+                Event::Reset => return Poll::Ready(Err(LegError::Reset)),
+                Event::Open(open) => return Poll::Ready(Ok(Event::Open(open))),
+                Event::Opened => return Poll::Ready(Ok(Event::Opened)),
+                Event::Failed(reason) => return Poll::Ready(Ok(Event::Failed(reason))),
+                Event::Data(_) | Event::End => unreachable!("DATA and END come only after OPEN and OPENED"),
+            }
+        }
+    }
+
+    /// Sends a whole control frame and flushes it.
+    pub(crate) async fn send_control(&mut self, frame: &[u8]) -> Result<(), LegError> {
+        let mut sent = 0;
+        poll_fn(|cx| self.poll_raw(cx, frame, &mut sent)).await
+    }
+
+    /// Sends `frames`, whole ones, from `sent` on, and flushes them.
+    pub(crate) fn poll_raw(
+        &mut self,
+        cx: &mut Context<'_>,
+        frames: &[u8],
+        sent: &mut usize,
+    ) -> Poll<Result<(), LegError>> {
+        while *sent < frames.len() {
+            *sent += ready!(Pin::new(&mut self.io).poll_write(cx, &frames[*sent..]))?;
+        }
+        self.poll_flush(cx)
+    }
+
+    /// Ends the connection in order: close_notify, then whatever still comes is dropped until the peer closes.
+    pub(crate) async fn close(&mut self) {
+        let mut dropped = [0; 4096];
+        // The peer may be gone already: then there is nothing to end.
+        if self.io.shutdown().await.is_ok() {
+            while matches!(self.io.read(&mut dropped).await, Ok(1..)) {}
+        }
+    }
+
+    /// END was among the frames sent by `poll_raw`.
+    pub(crate) fn mark_ended(&mut self) {
+        self.writing.ending = true;
+    }
+
+    /// Whether the client may have sent the first byte of another stream, or nothing at all, since the last one.
+    pub(crate) fn before_stream(&self) -> bool {
+        self.reading.before_stream()
+    }
+
+    /// Makes the leg ready for another stream; `false` if this one has not ended cleanly both ways.
+    pub(crate) fn next_stream(&mut self) -> bool {
+        let clean = self.writing.ending && self.writing.between_frames() && self.reading.next_stream();
+        if clean {
+            self.writing = Writing::IDLE;
+        }
+        clean
+    }
+
+    /// Whether an idle leg has been silent: no end, no byte. The TLS layer may take tickets meanwhile.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        let mut byte = [0; 1];
+        let mut cx = Context::from_waker(Waker::noop());
+        Pin::new(&mut self.io).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>, payload: &[u8]) -> Poll<Result<usize, LegError>> {
+        let head = &self.writing.head[self.writing.head_sent..];
+        let payload = &payload[..self.writing.promised.min(payload.len())];
+        let slices = [IoSlice::new(head), IoSlice::new(payload)];
+        let sent = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices))?;
+        let of_head = sent.min(head.len());
+        self.writing.head_sent += of_head;
+        self.writing.promised -= sent - of_head;
+        Poll::Ready(Ok(sent - of_head))
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Leg for MeshLeg<T> {
+    fn poll_recv(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<Received, LegError>> {
+        let mut filled = 0;
+        let some = |filled| Poll::Ready(Ok(Received::Data(filled)));
+        loop {
+            if self.reading.ended() && filled == 0 {
+                return Poll::Ready(Ok(Received::End));
+            }
+            let want = self.reading.wants().min(buf.len() - filled);
+            if self.reading.ended() || want == 0 {
+                return some(filled);
+            }
+            let mut read = ReadBuf::new(&mut buf[filled..filled + want]);
+            let count = match Pin::new(&mut self.io).poll_read(cx, &mut read) {
+                Poll::Ready(Ok(())) => read.filled().len(),
+                // Whatever ended the connection is still there to be found by the next call.
+                _ if filled > 0 => return some(filled),
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+            };
+            if count == 0 {
+                return if filled > 0 { some(filled) } else { Poll::Ready(Err(LegError::Truncated)) };
+            }
+            match self.reading.advance(&buf[filled..filled + count])?.1 {
+                Event::Data(data) => filled += data.len(),
+                Event::Reset => return Poll::Ready(Err(LegError::Reset)),
+                Event::More | Event::End => {}
+                Event::Open(_) | Event::Opened | Event::Failed(_) => unreachable!("the stream is open"),
+            }
+        }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize, LegError>> {
+        if self.writing.between_frames() {
+            let promised = buf.len().min(wire::MAX_DATA_SENT);
+            self.writing.begin(wire::data_header(promised), promised);
+        }
+        loop {
+            match ready!(self.poll_head(cx, buf))? {
+                0 => {}
+                sent => return Poll::Ready(Ok(sent)),
+            }
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LegError>> {
+        Pin::new(&mut self.io).poll_flush(cx).map_err(LegError::from)
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LegError>> {
+        if !self.writing.ending {
+            self.writing.begin(wire::END, 0);
+            self.writing.ending = true;
+        }
+        while !self.writing.between_frames() {
+            ready!(self.poll_head(cx, &[]))?;
+        }
+        self.poll_flush(cx)
+    }
+
+    fn reset(&mut self) {
+        if self.writing.between_frames() {
+            let mut cx = Context::from_waker(Waker::noop());
+            let io = Pin::new(&mut self.io);
+            // Where there is no room for it, the end of the connection without END says the same.
+            if let Poll::Ready(Ok(_)) = io.poll_write(&mut cx, &wire::RESET) {
+                let _ = Pin::new(&mut self.io).poll_flush(&mut cx);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{OPENED, Open};
+    use tokio::io::{DuplexStream, duplex};
+
+    type Duplex = MeshLeg<DuplexStream>;
+
+    /// Two ends with an open stream between them, over a pipe of `size` bytes.
+    async fn open(size: usize) -> (Duplex, Duplex) {
+        let (client, server) = duplex(size);
+        let (mut client, mut server) = (MeshLeg::client(client), MeshLeg::server(server));
+        let asked = Open::bytes(80).expect("a port").encode();
+        let (sent, got) = tokio::join!(client.send_control(&asked), poll_fn(|cx| server.poll_control(cx)));
+        sent.expect("there is room");
+        assert_eq!(got.expect("whole"), Event::Open(Open::bytes(80).expect("a port")));
+        let (sent, got) = tokio::join!(server.send_control(&OPENED), poll_fn(|cx| client.poll_control(cx)));
+        sent.expect("there is room");
+        assert_eq!(got.expect("whole"), Event::Opened);
+        (client, server)
+    }
+
+    async fn send(leg: &mut Duplex, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let taken = poll_fn(|cx| leg.poll_send(cx, bytes)).await.expect("the peer is there");
+            bytes = &bytes[taken..];
+        }
+        poll_fn(|cx| leg.poll_flush(cx)).await.expect("the peer is there");
+    }
+
+    async fn end(leg: &mut Duplex) {
+        poll_fn(|cx| leg.poll_end(cx)).await.expect("the peer is there");
+    }
+
+    /// Everything up to the end, read `step` bytes at a time.
+    async fn receive(leg: &mut Duplex, step: usize) -> Result<Vec<u8>, LegError> {
+        let (mut all, mut buf) = (Vec::new(), vec![0; step]);
+        loop {
+            match poll_fn(|cx| leg.poll_recv(cx, &mut buf)).await? {
+                Received::Data(count) => all.extend_from_slice(&buf[..count]),
+                Received::End => return Ok(all),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn bytes_arrive_as_sent_through_any_pipe_and_any_buffer() {
+        let sent: Vec<u8> = (0..100_000u32).map(|i| (i * 7 + i / 251) as u8).collect();
+        for (pipe, step) in [(1, 4096), (64, 3), (70_000, 65_536), (5000, 17)] {
+            let (mut client, mut server) = open(pipe).await;
+            let up = async {
+                send(&mut client, &sent).await;
+                end(&mut client).await;
+            };
+            let ((), got) = tokio::join!(up, receive(&mut server, step));
+            assert!(got.expect("a clean end") == sent, "pipe {pipe}, step {step}");
+        }
+    }
+
+    #[tokio::test]
+    async fn after_a_clean_end_both_ways_another_stream_may_begin() {
+        let (mut client, mut server) = open(1000).await;
+        end(&mut client).await;
+        assert!(!client.next_stream(), "the server has not ended");
+        assert_eq!(receive(&mut server, 10).await.expect("clean"), b"");
+        send(&mut server, b"late").await;
+        end(&mut server).await;
+        assert_eq!(receive(&mut client, 10).await.expect("clean"), b"late");
+        assert!(client.is_quiet() && client.next_stream() && server.next_stream() && server.before_stream());
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_cut_is_truncated_never_ended() {
+        let (mut client, mut server) = open(1000).await;
+        send(&mut client, b"half").await;
+        drop(client);
+        let error = receive(&mut server, 10).await.expect_err("no END came");
+        assert!(matches!(error, LegError::Truncated), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_reset_crosses_as_a_reset() {
+        let (mut client, mut server) = open(1000).await;
+        send(&mut client, b"some").await;
+        client.reset();
+        let error = receive(&mut server, 4).await.expect_err("reset");
+        assert!(matches!(error, LegError::Reset), "{error}");
+        assert!(!server.next_stream());
+    }
+
+    #[tokio::test]
+    async fn a_byte_on_an_idle_connection_is_noticed() {
+        let (mut client, mut server) = open(1000).await;
+        assert!(client.is_quiet());
+        send(&mut server, b"x").await;
+        assert!(!client.is_quiet());
+    }
+}

@@ -1,0 +1,289 @@
+//! The mesh port: all traffic from other proxies. ALPN and a client certificate are required, the first frame or
+//! header names the target port. Here nothing is redirected and nothing is guessed.
+
+use std::{
+    future::poll_fn,
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant, SystemTime},
+};
+
+use hauberk_identity::{Credentials, Peer};
+use hauberk_mesh::{
+    ALPN_HAUBERK, ALPN_LINKERD, CloseCause, ClosedBy, Direction, FailReason, HandshakeKind, TlsDetails,
+};
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tracing::debug;
+
+use crate::{
+    connections::{Settled, Tracked},
+    leg::{ByteLeg, LegError},
+    linkerd::HeaderReader,
+    listen::Handshaking,
+    mesh_leg::MeshLeg,
+    metrics::Fault,
+    policy,
+    proxy::Proxy,
+    relay::{CHUNK, Observer, Prelude, relay},
+    socket::{self, ConnectError, Route},
+    upstream,
+    wire::{self, Event, Open},
+};
+
+/// A mesh connection that was accepted: whose it is, and what its session is.
+struct Session {
+    client: SocketAddr,
+    local: SocketAddr,
+    peer: Peer,
+    own: Arc<str>,
+    details: TlsDetails,
+    until: Instant,
+}
+
+/// Why a connection ended before its first stream.
+struct Rejected(CloseCause, ClosedBy);
+
+/// Serves one connection to the mesh port. `handshaking` is what strangers can hold: it is given back once the peer
+/// has opened a stream.
+pub(crate) async fn serve(proxy: &Proxy, tcp: TcpStream, client: SocketAddr, handshaking: Handshaking) {
+    let local = tcp.local_addr().unwrap_or(client);
+    match handshake(proxy, tcp, client, local).await {
+        Ok((tls, session)) if tls.get_ref().1.alpn_protocol() == Some(ALPN_LINKERD) => {
+            linkerd(proxy, tls, session, handshaking).await;
+        }
+        Ok((tls, session)) => streams(proxy, tls, session, handshaking).await,
+        Err(Rejected(cause, by)) => proxy.track(Direction::Inbound, client, local).close(cause, by),
+    }
+}
+
+async fn handshake(
+    proxy: &Proxy,
+    tcp: TcpStream,
+    client: SocketAddr,
+    local: SocketAddr,
+) -> Result<(TlsStream<TcpStream>, Session), Rejected> {
+    let limits = &proxy.spec.limits;
+    let failed = |cause, fault| {
+        proxy.metrics.handshake_failed(Direction::Inbound, fault);
+        Rejected(cause, if fault == Fault::Peer { ClosedBy::Proxy } else { ClosedBy::Client })
+    };
+    let Some(credentials) = proxy.credentials().await else {
+        return Err(Rejected(CloseCause::NotReady, ClosedBy::Proxy));
+    };
+    let begin = Instant::now();
+    let mut tls = match timeout(limits.handshake, TlsAcceptor::from(credentials.mesh_server()).accept(tcp)).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => {
+            debug!(%client, %error, "handshake");
+            return Err(failed(upstream::handshake_cause(&error), upstream::handshake_fault(&error)));
+        }
+        Err(_) => return Err(failed(CloseCause::HandshakeTimeout, Fault::Peer)),
+    };
+    let (peer, details) = examine(&credentials, &tls).map_err(|cause| failed(cause, Fault::Peer))?;
+    proxy.metrics.handshake(Direction::Inbound, details.handshake, begin.elapsed());
+    tls.get_mut().1.set_buffer_limit(Some(CHUNK));
+    let until = upstream::serves_until(limits, &[credentials.not_after(), peer.not_after], SystemTime::now());
+    let own = credentials.name().as_str().into();
+    Ok((tls, Session { client, local, peer, own, details, until }))
+}
+
+/// Who the peer is, and by which protocol it speaks.
+fn examine(credentials: &Credentials, tls: &TlsStream<TcpStream>) -> Result<(Peer, TlsDetails), CloseCause> {
+    let tls = tls.get_ref().1;
+    if !matches!(tls.alpn_protocol(), Some(ALPN_HAUBERK | ALPN_LINKERD)) {
+        return Err(CloseCause::ProtocolError);
+    }
+    let peer = credentials
+        .check_peer(tls.peer_certificates(), None, SystemTime::now())
+        .map_err(|fault| upstream::identity_cause(&fault))?;
+    Ok((peer, upstream::details(tls, upstream::handshake_kind(tls))))
+}
+
+/// Serves the streams of a connection, one after the other.
+async fn streams(proxy: &Proxy, tls: TlsStream<TcpStream>, mut session: Session, handshaking: Handshaking) {
+    let mut leg = MeshLeg::server(tls);
+    let mut handshaking = Some(handshaking);
+    let mut served = 0;
+    loop {
+        let open = match next_open(proxy, &mut leg, served == 0).await {
+            Ok(Some(open)) => open,
+            Ok(None) => {
+                // Orderly, so that an OPEN that crosses with it is known to be lost.
+                let _ = timeout(proxy.spec.limits.linger, leg.close()).await;
+                break;
+            }
+            Err(error) => {
+                let cause = error.map_or(CloseCause::OpenTimeout, |error| error.cause());
+                proxy.track(Direction::Inbound, session.client, session.local).close(cause, ClosedBy::Client);
+                break;
+            }
+        };
+        handshaking.take();
+        served += 1;
+        if !stream(proxy, &mut leg, &session, open).await || !leg.next_stream() || Instant::now() >= session.until {
+            break;
+        }
+        session.details.handshake = HandshakeKind::Reused;
+    }
+    proxy.metrics.mesh_connection_ended(Direction::Inbound, served);
+}
+
+/// The next OPEN; `None` where the connection ends between streams, as it may. `Err(None)`: it did not come in time.
+async fn next_open(
+    proxy: &Proxy,
+    leg: &mut MeshLeg<TlsStream<TcpStream>>,
+    first: bool,
+) -> Result<Option<Open>, Option<LegError>> {
+    let limits = &proxy.spec.limits;
+    if !first {
+        let begins = timeout(idle_limit(limits.pool_idle), poll_fn(|cx| poll_begin(cx, leg)));
+        let begun = tokio::select! {
+            biased;
+            begun = begins => begun,
+            () = proxy.draining.cancelled() => return Ok(None),
+        };
+        match begun {
+            Ok(Some(Ok(open))) => return Ok(Some(open)),
+            Ok(None) => {}
+            Ok(Some(Err(_))) | Err(_) if leg.before_stream() => return Ok(None),
+            Ok(Some(Err(error))) => return Err(Some(error)),
+            Err(_) => return Err(None),
+        }
+    }
+    match timeout(limits.open, poll_fn(|cx| poll_open(cx, leg))).await {
+        Ok(open) => open.map(Some).map_err(Some),
+        Err(_) => Err(None),
+    }
+}
+
+/// OPEN, or `None` once its first bytes have come.
+fn poll_begin(cx: &mut Context<'_>, leg: &mut MeshLeg<TlsStream<TcpStream>>) -> Poll<Option<Result<Open, LegError>>> {
+    match poll_open(cx, leg) {
+        Poll::Pending if !leg.before_stream() => Poll::Ready(None),
+        open => open.map(Some),
+    }
+}
+
+fn poll_open(cx: &mut Context<'_>, leg: &mut MeshLeg<TlsStream<TcpStream>>) -> Poll<Result<Open, LegError>> {
+    leg.poll_control(cx).map_ok(|event| match event {
+        Event::Open(open) => open,
+        _ => unreachable!("a server reads only OPEN as a control frame"),
+    })
+}
+
+/// Longer than the opening side's, so that it is the opening side that closes.
+fn idle_limit(pool_idle: Duration) -> Duration {
+    pool_idle * 2
+}
+
+/// Serves one stream; whether it ended cleanly.
+async fn stream(proxy: &Proxy, leg: &mut MeshLeg<TlsStream<TcpStream>>, session: &Session, open: Open) -> bool {
+    let target = SocketAddr::new(session.local.ip(), open.port());
+    let mut record = proxy.track(Direction::Inbound, session.client, target);
+    let app = match admit(proxy, target).await {
+        Ok(app) => app,
+        Err((reason, cause)) => {
+            settle(&mut record, session);
+            record.close(cause, ClosedBy::Proxy);
+            let tell = async {
+                leg.send_control(&wire::failed(reason)).await?;
+                leg.close().await;
+                Ok::<_, LegError>(())
+            };
+            // If the peer is gone there is nobody to tell.
+            let _ = timeout(proxy.spec.limits.linger, tell).await;
+            return false;
+        }
+    };
+    settle(&mut record, session);
+    if let Err(error) = leg.send_control(&wire::OPENED).await {
+        socket::arm_reset(&app);
+        record.close(error.cause(), ClosedBy::Client);
+        return false;
+    }
+    let ended = relay(leg, &mut ByteLeg(app), &mut record, Prelude::default()).await;
+    record.relayed(&ended);
+    ended.cause == CloseCause::Clean
+}
+
+/// Connects to the application, if the port may be named and the proxy is not about to end.
+async fn admit(proxy: &Proxy, target: SocketAddr) -> Result<TcpStream, (FailReason, CloseCause)> {
+    if proxy.draining.is_cancelled() {
+        return Err((FailReason::Draining, CloseCause::PeerDraining));
+    }
+    if !policy::mesh_port(&proxy.spec, target.port()) {
+        return Err((FailReason::Denied, CloseCause::PortNotAllowed));
+    }
+    if proxy.connections.open() > proxy.spec.limits.inbound + proxy.spec.limits.outbound {
+        proxy.metrics.limit_reached("mesh");
+        return Err((FailReason::Draining, CloseCause::LimitReached));
+    }
+    let begin = Instant::now();
+    let app = socket::connect(target, Route::Loopback, proxy.spec.limits.connect).await;
+    proxy.metrics.connected(Direction::Inbound, begin.elapsed());
+    app.map_err(|error: ConnectError| {
+        debug!(%error, "application");
+        (error.fail_reason(), error.cause())
+    })
+}
+
+fn settle(record: &mut Tracked, session: &Session) {
+    record.settle(Settled {
+        how: Ok(session.details.clone()),
+        peer: Some(session.peer.name.as_str().into()),
+        local: Some(session.own.clone()),
+        endpoint: None,
+    });
+}
+
+/// Serves a connection of Linkerd's: the header, then the connection is the stream.
+async fn linkerd(proxy: &Proxy, mut tls: TlsStream<TcpStream>, session: Session, handshaking: Handshaking) {
+    let header = match timeout(proxy.spec.limits.open, read_header(&mut tls)).await {
+        Ok(Ok(header)) => Ok(header),
+        Ok(Err(error)) => Err(error.cause()),
+        Err(_) => Err(CloseCause::OpenTimeout),
+    };
+    drop(handshaking);
+    proxy.metrics.mesh_connection_ended(Direction::Inbound, 1);
+    let (port, early) = match header {
+        Ok(header) => header,
+        Err(cause) => {
+            let record = proxy.track(Direction::Inbound, session.client, session.local);
+            return record.close(cause, ClosedBy::Client);
+        }
+    };
+    let target = SocketAddr::new(session.local.ip(), port);
+    let mut record = proxy.track(Direction::Inbound, session.client, target);
+    settle(&mut record, &session);
+    match admit(proxy, target).await {
+        Ok(app) => {
+            record.to_server(&early);
+            let prelude = Prelude { bytes: early, ..Prelude::default() };
+            let ended = relay(&mut ByteLeg(tls), &mut ByteLeg(app), &mut record, prelude).await;
+            record.relayed(&ended);
+        }
+        Err((_, cause)) => {
+            socket::arm_reset(tls.get_ref().0);
+            record.close(cause, ClosedBy::Proxy);
+        }
+    }
+}
+
+/// The port that the header names, and the application's bytes that came with it.
+async fn read_header(tls: &mut TlsStream<TcpStream>) -> Result<(u16, Vec<u8>), LegError> {
+    let mut reader = HeaderReader::default();
+    let mut buf = [0; 4096];
+    loop {
+        let count = tls.read(&mut buf).await?;
+        if count == 0 {
+            return Err(LegError::Truncated);
+        }
+        if let (used, Some(header)) = reader.advance(&buf[..count])? {
+            // A name asks to be led on to somewhere else: port 0 is what no pod serves.
+            let port = if header.name().is_some() { 0 } else { header.port() };
+            return Ok((port, buf[used..count].to_vec()));
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! All metrics of the proxy. `docs/metrics.md` lists them; a test holds the two together.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use hauberk_mesh::{Direction, HandshakeKind, Limits};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+use crate::series::Table;
+
+/// A term of a closed list as a label's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Term(pub(crate) &'static str);
+
+impl EncodeLabelValue for Term {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&self.0, encoder)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct DirectionLabel {
+    direction: Term,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct HandshakeLabels {
+    direction: Term,
+    /// `full`, `resumed`, or `failed`.
+    result: Term,
+    /// Whose fault a failure was: `peer` or `local`; else empty.
+    fault: Term,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ListenerLabel {
+    listener: Term,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct BypassLabels {
+    direction: Term,
+    protocol: Term,
+    port: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct IdentityLabel {
+    identity: String,
+}
+
+/// Whose fault a failed handshake was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Peer,
+    Local,
+}
+
+/// All metrics of the proxy.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    pub(crate) table: Arc<Table>,
+    connect: Family<DirectionLabel, Histogram>,
+    handshake: Family<DirectionLabel, Histogram>,
+    handshakes: Family<HandshakeLabels, Counter>,
+    streams: Family<DirectionLabel, Histogram>,
+    bypassed: Family<BypassLabels, Counter>,
+    accept_errors: Family<ListenerLabel, Counter>,
+    limit_reached: Family<ListenerLabel, Counter>,
+    pub(crate) panics: Counter,
+    pub(crate) pool_idle: Gauge,
+    certificate_expiry: Family<IdentityLabel, Gauge>,
+    pub(crate) certificate_generation: Gauge,
+    pub(crate) trust_generation: Gauge,
+}
+
+impl Metrics {
+    /// Registers everything with `registry`, whose prefix is `hauberk`.
+    pub(crate) fn register(registry: &mut Registry, limits: &Limits) -> Self {
+        let seconds = || Histogram::new(exponential_buckets(0.000_1, 4.0, 9));
+        let metrics = Self {
+            table: Arc::new(Table::new(limits.series)),
+            connect: Family::new_with_constructor(seconds),
+            handshake: Family::new_with_constructor(seconds),
+            handshakes: Family::default(),
+            streams: Family::new_with_constructor(|| Histogram::new(exponential_buckets(1.0, 4.0, 8))),
+            bypassed: Family::default(),
+            accept_errors: Family::default(),
+            limit_reached: Family::default(),
+            panics: Counter::default(),
+            pool_idle: Gauge::default(),
+            certificate_expiry: Family::default(),
+            certificate_generation: Gauge::default(),
+            trust_generation: Gauge::default(),
+        };
+        registry.register_collector(Box::new(metrics.table.clone()));
+        registry.register(
+            "connect_seconds",
+            "Time to connect to an endpoint or the application",
+            metrics.connect.clone(),
+        );
+        registry.register("handshake_seconds", "Time of a mesh handshake", metrics.handshake.clone());
+        registry.register(
+            "handshakes",
+            "Mesh handshakes by result, and by whose fault they failed",
+            metrics.handshakes.clone(),
+        );
+        registry.register("streams_per_connection", "Streams that a mesh connection served", metrics.streams.clone());
+        registry.register(
+            "bypassed",
+            "What the kernel's rules let pass without the proxy, sampled",
+            metrics.bypassed.clone(),
+        );
+        registry.register("accept_errors", "Connections that could not be accepted", metrics.accept_errors.clone());
+        registry.register(
+            "limit_reached",
+            "Connections refused because a limit was reached",
+            metrics.limit_reached.clone(),
+        );
+        registry.register("panics", "Connection tasks that panicked", metrics.panics.clone());
+        registry.register("pool_idle", "Idle mesh connections that may be used again", metrics.pool_idle.clone());
+        registry.register(
+            "certificate_expiry_timestamp_seconds",
+            "When this proxy's certificate expires",
+            metrics.certificate_expiry.clone(),
+        );
+        registry.register(
+            "certificate_generation",
+            "Counts this proxy's certificates since it started",
+            metrics.certificate_generation.clone(),
+        );
+        registry.register("trust_generation", "Generation of the trust bundle", metrics.trust_generation.clone());
+        metrics
+    }
+
+    pub(crate) fn connected(&self, direction: Direction, time: Duration) {
+        self.connect.get_or_create(&label(direction)).observe(time.as_secs_f64());
+    }
+
+    pub(crate) fn handshake(&self, direction: Direction, kind: HandshakeKind, time: Duration) {
+        self.handshake.get_or_create(&label(direction)).observe(time.as_secs_f64());
+        let labels =
+            HandshakeLabels { direction: Term(direction.as_str()), result: Term(kind.as_str()), fault: Term("") };
+        self.handshakes.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn handshake_failed(&self, direction: Direction, fault: Fault) {
+        let fault = Term(if fault == Fault::Peer { "peer" } else { "local" });
+        let labels = HandshakeLabels { direction: Term(direction.as_str()), result: Term("failed"), fault };
+        self.handshakes.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn mesh_connection_ended(&self, direction: Direction, streams: u32) {
+        self.streams.get_or_create(&label(direction)).observe(f64::from(streams));
+    }
+
+    pub(crate) fn bypassed(&self, direction: Direction, protocol: &'static str, port: u16, count: u64) {
+        let labels = BypassLabels { direction: Term(direction.as_str()), protocol: Term(protocol), port: port.into() };
+        self.bypassed.get_or_create(&labels).inc_by(count);
+    }
+
+    pub(crate) fn accept_error(&self, listener: &'static str) {
+        self.accept_errors.get_or_create(&ListenerLabel { listener: Term(listener) }).inc();
+    }
+
+    pub(crate) fn limit_reached(&self, listener: &'static str) {
+        self.limit_reached.get_or_create(&ListenerLabel { listener: Term(listener) }).inc();
+    }
+
+    pub(crate) fn certificate(&self, identity: &str, expires: SystemTime, generation: u64, trust: u64) {
+        let expires = expires.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let labels = IdentityLabel { identity: identity.to_owned() };
+        self.certificate_expiry.get_or_create(&labels).set(expires as i64);
+        self.certificate_generation.set(generation as i64);
+        self.trust_generation.set(trust as i64);
+    }
+}
+
+fn label(direction: Direction) -> DirectionLabel {
+    DirectionLabel { direction: Term(direction.as_str()) }
+}

@@ -1,0 +1,298 @@
+//! Connections of the application: each goes to an endpoint by mTLS, or elsewhere with a written reason, or is reset.
+//!
+//! Nothing is sniffed for: the proxy dials and opens at once and relays whichever side speaks.
+
+use std::{future::poll_fn, net::SocketAddr, pin::Pin, sync::Arc, task::Poll, time::Instant};
+
+use hauberk_identity::Credentials;
+use hauberk_mesh::{CloseCause, ClosedBy, Direction, FirstBytes, Reason, TlsDetails, TlsMode};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::client::TlsStream;
+use tracing::debug;
+
+use crate::{
+    connections::{Settled, Tracked},
+    discovery::TargetKind,
+    endpoint::{Balancer, EndpointState, Load, Peer},
+    leg::ByteLeg,
+    policy,
+    proxy::Proxy,
+    relay::{Observer, Prelude, relay},
+    socket::{self, ConnectError, Route},
+    upstream::{self, Connected, MeshConn, OpenError},
+};
+
+/// Endpoints that one connection tries.
+const TRIES: usize = 3;
+/// What `tls-only` reads before it gives up on a ClientHello.
+const GATE_MAX: usize = 16 * 1024;
+
+/// How a connection failed before there was anything to relay.
+struct Failure {
+    cause: CloseCause,
+    by: ClosedBy,
+    reason: Option<Reason>,
+}
+
+impl Failure {
+    fn new(cause: CloseCause) -> Self {
+        Self { cause, by: ClosedBy::Proxy, reason: None }
+    }
+}
+
+/// The other side, connected.
+enum Server {
+    Plain(ByteLeg<TcpStream>),
+    Linkerd(Box<ByteLeg<TlsStream<TcpStream>>>),
+    Mesh(Box<MeshConn>, Arc<Peer>),
+}
+
+/// The application's connection while it is on its way.
+struct Client {
+    tcp: TcpStream,
+    target: SocketAddr,
+    prelude: Prelude,
+    record: Tracked,
+}
+
+/// Serves one redirected connection of the application.
+pub(crate) async fn serve(proxy: &Proxy, tcp: TcpStream, addr: SocketAddr) {
+    let Ok(target) = socket::original_dst(&tcp) else {
+        // Not redirected: somebody dialled the listener itself.
+        let target = tcp.local_addr().unwrap_or(addr);
+        socket::arm_reset(&tcp);
+        return proxy.track(Direction::Outbound, addr, target).close(CloseCause::PortNotAllowed, ClosedBy::Proxy);
+    };
+    let record = proxy.track(Direction::Outbound, addr, target);
+    let mut client = Client { tcp, target, prelude: Prelude::default(), record };
+    let own = addr.ip().to_canonical() == target.ip().to_canonical();
+    match connect(proxy, &mut client, own).await {
+        Ok((server, _load)) => relay_to(proxy, client, server).await,
+        Err(failure) => {
+            socket::arm_reset(&client.tcp);
+            if let Some(reason) = failure.reason {
+                client.record.reason(reason);
+            }
+            client.record.close(failure.cause, failure.by);
+        }
+    }
+}
+
+async fn connect(proxy: &Proxy, client: &mut Client, own: bool) -> Result<(Server, Option<Load>), Failure> {
+    let inside = proxy.discovery.networks().borrow().is_inside(client.target.ip());
+    let route = if own { Route::Loopback } else { Route::Any };
+    match policy::outbound(&proxy.spec, client.target, own, inside) {
+        policy::Outbound::Forward(reason) => forward(proxy, client, route, reason).await.map(|server| (server, None)),
+        policy::Outbound::ForwardTls(reason) => {
+            await_client_hello(client).await?;
+            forward(proxy, client, route, reason).await.map(|server| (server, None))
+        }
+        policy::Outbound::Refuse(cause, reason) => Err(Failure { reason, ..Failure::new(cause) }),
+        policy::Outbound::Discover => discovered(proxy, client).await,
+    }
+}
+
+/// To where the application was going, as it came.
+async fn forward(proxy: &Proxy, client: &mut Client, route: Route, reason: Reason) -> Result<Server, Failure> {
+    let begin = Instant::now();
+    let connected = socket::connect(client.target, route, proxy.spec.limits.connect).await;
+    let tcp = connected.map_err(|error| failed_connect(&error, reason))?;
+    proxy.metrics.connected(Direction::Outbound, begin.elapsed());
+    client.record.settle(Settled { how: Err(reason), peer: None, local: None, endpoint: None });
+    Ok(Server::Plain(ByteLeg(tcp)))
+}
+
+fn failed_connect(error: &ConnectError, reason: Reason) -> Failure {
+    debug!(%error, "not connected");
+    let by = if error.cause() == CloseCause::ConnectRefused { ClosedBy::Server } else { ClosedBy::Proxy };
+    Failure { cause: error.cause(), by, reason: Some(reason) }
+}
+
+/// Holds everything back until the client's first bytes are a ClientHello.
+async fn await_client_hello(client: &mut Client) -> Result<(), Failure> {
+    let Client { tcp, prelude, record, .. } = client;
+    let read = poll_fn(|cx| {
+        while !record.is_labelled() && prelude.bytes.len() < GATE_MAX {
+            let mut space = [0; 4096];
+            let mut buf = ReadBuf::new(&mut space);
+            match Pin::new(&mut *tcp).poll_read(cx, &mut buf) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(CloseCause::Reset)),
+                Poll::Ready(Ok(())) if buf.filled().is_empty() => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(())) => {
+                    record.to_server(buf.filled());
+                    prelude.bytes.extend_from_slice(buf.filled());
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    });
+    match read.await {
+        Err(cause) => Err(Failure { by: ClosedBy::Client, ..Failure::new(cause) }),
+        Ok(()) if record.first_bytes() == FirstBytes::Tls => Ok(()),
+        Ok(()) => Err(Failure { reason: Some(Reason::OutsideCluster), ..Failure::new(CloseCause::EgressDenied) }),
+    }
+}
+
+/// To an endpoint of what discovery says the target is.
+async fn discovered(proxy: &Proxy, client: &mut Client) -> Result<(Server, Option<Load>), Failure> {
+    let unavailable = |error| {
+        debug!(target = %client.target, %error, "discovery");
+        Failure::new(CloseCause::DiscoveryUnavailable)
+    };
+    let balancer = proxy.balancer(client.target).await.map_err(unavailable)?;
+    let mut target = balancer.refresh(&proxy.peers);
+    if target.kind == TargetKind::Unknown && proxy.first_wait(client.target) {
+        let known = balancer.wait_until_known();
+        let _ = timeout(proxy.spec.limits.unknown_in_cluster, known).await;
+        target = balancer.refresh(&proxy.peers);
+    }
+    if let Some(service) = &target.service {
+        client.record.service(service);
+    }
+    if target.kind == TargetKind::Unknown {
+        let allowed = policy::plaintext(&proxy.spec, Reason::UnknownInCluster, &[client.target]);
+        let reason = allowed.map_err(|why| Failure { reason: Some(why), ..Failure::new(CloseCause::Refused) })?;
+        return forward(proxy, client, Route::Any, reason).await.map(|server| (server, None));
+    }
+    balanced(proxy, client, &balancer).await
+}
+
+/// Tries endpoints until one is open. After a meshed one failed only meshed ones are tried: nobody can force a
+/// connection into plaintext by breaking its handshake.
+async fn balanced(proxy: &Proxy, client: &mut Client, balancer: &Balancer) -> Result<(Server, Option<Load>), Failure> {
+    let mut tried = Vec::new();
+    let mut meshed_only = false;
+    let mut failure = None;
+    let target = client.target;
+    while tried.len() < TRIES {
+        let may = |endpoint: &EndpointState| {
+            let meshed = endpoint.peer().is_some();
+            let allowed = || policy::plaintext(&proxy.spec, endpoint.reason(), &[target, endpoint.addr()]).is_ok();
+            !tried.contains(&endpoint.addr()) && (meshed || (!meshed_only && allowed()))
+        };
+        let Some(endpoint) = balancer.pick(may, Instant::now(), |below| rand::random_range(0..below)) else { break };
+        tried.push(endpoint.addr());
+        let load = endpoint.load();
+        let attempt = match endpoint.peer() {
+            Some(peer) => meshed(proxy, client, &endpoint, peer).await,
+            None => plain(proxy, client, &endpoint).await,
+        };
+        match attempt {
+            Ok(server) => {
+                endpoint.worked();
+                return Ok((server, Some(load)));
+            }
+            Err((again, error)) => {
+                endpoint.failed(Instant::now());
+                meshed_only |= endpoint.peer().is_some();
+                failure = Some(error);
+                if !again {
+                    break;
+                }
+            }
+        }
+    }
+    Err(failure.unwrap_or_else(|| nothing_allowed(proxy, balancer)))
+}
+
+/// Why no endpoint could even be tried.
+fn nothing_allowed(proxy: &Proxy, balancer: &Balancer) -> Failure {
+    match balancer.pick(|_| true, Instant::now(), |_| 0) {
+        Some(endpoint) if proxy.spec.tls == TlsMode::Required => {
+            Failure { reason: Some(endpoint.reason()), ..Failure::new(CloseCause::Refused) }
+        }
+        _ => Failure::new(CloseCause::NoEndpoints),
+    }
+}
+
+type Attempt = Result<Server, (bool, Failure)>;
+
+/// To an endpoint without a proxy.
+async fn plain(proxy: &Proxy, client: &mut Client, endpoint: &Arc<EndpointState>) -> Attempt {
+    let addrs = [client.target, endpoint.addr()];
+    let reason = policy::plaintext(&proxy.spec, endpoint.reason(), &addrs)
+        .map_err(|why| (true, Failure { reason: Some(why), ..Failure::new(CloseCause::Refused) }))?;
+    let begin = Instant::now();
+    let connected = socket::connect(endpoint.addr(), Route::Any, proxy.spec.limits.connect).await;
+    let tcp = connected.map_err(|error| (true, failed_connect(&error, reason)))?;
+    proxy.metrics.connected(Direction::Outbound, begin.elapsed());
+    client.record.settle(Settled { how: Err(reason), peer: None, local: None, endpoint: Some(endpoint.clone()) });
+    Ok(Server::Plain(ByteLeg(tcp)))
+}
+
+/// To an endpoint by mTLS.
+async fn meshed(proxy: &Proxy, client: &mut Client, endpoint: &Arc<EndpointState>, peer: &Arc<Peer>) -> Attempt {
+    let Some(credentials) = proxy.credentials().await else { return Err((false, Failure::new(CloseCause::NotReady))) };
+    match open(proxy, client, endpoint.addr().port(), peer, &credentials).await {
+        Ok((server, details)) => {
+            let peer = Some(peer.key.identity.as_str().into());
+            let local = Some(credentials.name().as_str().into());
+            client.record.settle(Settled { how: Ok(details), peer, local, endpoint: Some(endpoint.clone()) });
+            Ok(server)
+        }
+        Err(error) => {
+            debug!(endpoint = %endpoint.addr(), peer = %peer.key.identity, %error, "no stream");
+            let by = match &error {
+                OpenError::ClientGone(_) => ClosedBy::Client,
+                OpenError::Failed(_) | OpenError::Lost { .. } => ClosedBy::Server,
+                _ => ClosedBy::Proxy,
+            };
+            Err((error.may_go_elsewhere(), Failure { by, ..Failure::new(error.cause()) }))
+        }
+    }
+}
+
+/// Opens a stream on an idle connection, or on a new one. An idle one that turns out to be dead is replaced unseen.
+async fn open(
+    proxy: &Proxy,
+    client: &mut Client,
+    port: u16,
+    peer: &Arc<Peer>,
+    credentials: &Credentials,
+) -> Result<(Server, TlsDetails), OpenError> {
+    let limits = &proxy.spec.limits;
+    let Client { tcp, prelude, record, .. } = client;
+    while let Some(mut conn) = proxy.pool.take(&peer.key, Instant::now()) {
+        match conn.open(port, tcp, prelude, record, limits.open).await {
+            Ok(()) => {
+                let details = conn.details();
+                return Ok((Server::Mesh(Box::new(conn), peer.clone()), details));
+            }
+            Err(OpenError::Lost { .. }) => continue,
+            Err(error) => return Err(error),
+        }
+    }
+    match upstream::connect(peer, credentials, &proxy.generations, limits, &proxy.metrics).await? {
+        Connected::Hauberk(mut conn) => {
+            conn.open(port, tcp, prelude, record, limits.open).await?;
+            let details = conn.details();
+            Ok((Server::Mesh(Box::new(conn), peer.clone()), details))
+        }
+        Connected::Linkerd(mut tls, details) => {
+            upstream::open_linkerd(&mut tls, port, limits.open).await?;
+            Ok((Server::Linkerd(Box::new(ByteLeg(tls))), details))
+        }
+    }
+}
+
+async fn relay_to(proxy: &Proxy, client: Client, server: Server) {
+    let Client { tcp, prelude, mut record, .. } = client;
+    let mut app = ByteLeg(tcp);
+    let ended = match server {
+        Server::Plain(mut leg) => relay(&mut app, &mut leg, &mut record, prelude).await,
+        Server::Linkerd(mut leg) => relay(&mut app, &mut *leg, &mut record, prelude).await,
+        Server::Mesh(mut conn, peer) => {
+            let ended = relay(&mut app, conn.leg(), &mut record, prelude).await;
+            if ended.cause == CloseCause::Clean && conn.next_stream() {
+                proxy.pool.put(peer.key.clone(), *conn, Instant::now());
+            }
+            ended
+        }
+    };
+    record.relayed(&ended);
+}

@@ -1,0 +1,157 @@
+//! What all connections of a proxy share, and the housekeeping of it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Instant,
+};
+
+use hauberk_identity::{Credentials, Store};
+use hauberk_mesh::{Direction, ProxySpec};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::{
+    bypass::Sampler,
+    connections::{Registry, Tracked},
+    discovery::Discovery,
+    endpoint::{Balancer, Generations, PeerKey, Peers},
+    metrics::Metrics,
+    pool::{Bounds, Pool},
+    upstream::{CurrentGenerations, MeshConn},
+};
+
+/// What all connections of a proxy share.
+pub(crate) struct Proxy {
+    pub(crate) spec: ProxySpec,
+    pub(crate) store: Store,
+    pub(crate) discovery: Discovery,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) connections: Arc<Registry>,
+    pub(crate) peers: Peers,
+    pub(crate) pool: Pool<PeerKey, MeshConn>,
+    pub(crate) generations: Arc<CurrentGenerations>,
+    /// Cancelled when the proxy begins to drain: mesh peers are asked to go elsewhere.
+    pub(crate) draining: CancellationToken,
+    balancers: Mutex<HashMap<SocketAddr, Arc<Balancer>>>,
+    /// Addresses that nobody knew and that have been waited for once.
+    waited: Mutex<HashSet<SocketAddr>>,
+}
+
+impl Proxy {
+    pub(crate) fn new(
+        spec: ProxySpec,
+        store: Store,
+        discovery: Discovery,
+        metrics: Arc<Metrics>,
+        draining: CancellationToken,
+    ) -> Self {
+        let limits = &spec.limits;
+        let bounds = Bounds { per_peer: limits.pool_per_peer, total: limits.pool_total, idle: limits.pool_idle };
+        Self {
+            store,
+            discovery,
+            connections: Registry::new(metrics.table.clone(), limits.recent),
+            metrics,
+            peers: Peers::default(),
+            pool: Pool::new(bounds),
+            generations: Arc::default(),
+            draining,
+            balancers: Mutex::default(),
+            waited: Mutex::default(),
+            spec,
+        }
+    }
+
+    /// Begins the record of a connection.
+    pub(crate) fn track(&self, direction: Direction, client: SocketAddr, target: SocketAddr) -> Tracked {
+        self.connections.track(direction, client, target)
+    }
+
+    /// The certificate, awaited as long as a handshake may take.
+    pub(crate) async fn credentials(&self) -> Option<Arc<Credentials>> {
+        match self.store.current() {
+            Some(credentials) => Some(credentials),
+            None => timeout(self.spec.limits.handshake, self.store.ready()).await.ok(),
+        }
+    }
+
+    /// The balancer of `target`, following discovery's stream.
+    pub(crate) async fn balancer(&self, target: SocketAddr) -> Result<Arc<Balancer>, crate::discovery::Unavailable> {
+        let stream = self.discovery.target(target).await?;
+        let mut balancers = lock(&self.balancers);
+        match balancers.get(&target) {
+            Some(balancer) if balancer.follows(&stream) => Ok(balancer.clone()),
+            _ => {
+                let balancer = Arc::new(Balancer::new(stream));
+                balancers.insert(target, balancer.clone());
+                Ok(balancer)
+            }
+        }
+    }
+
+    /// Whether this is the first time that `target` has to be waited for. Bounded: what was forgotten waits again.
+    pub(crate) fn first_wait(&self, target: SocketAddr) -> bool {
+        let mut waited = lock(&self.waited);
+        if waited.len() >= self.spec.limits.discovery_addresses {
+            waited.clear();
+        }
+        waited.insert(target)
+    }
+
+    /// Follows certificate changes: connections made with others are not used again.
+    pub(crate) async fn follow_certificates(&self) {
+        let mut changes = self.store.subscribe();
+        loop {
+            let current = changes.borrow_and_update().clone();
+            if let Some(credentials) = current {
+                self.generations.set(Generations::of(&credentials));
+                self.pool.sweep(Instant::now());
+                let (name, expires) = (credentials.name().as_str(), credentials.not_after());
+                self.metrics.certificate(name, expires, credentials.generation(), credentials.trust_generation());
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Once a second: lets go of what left, was idle too long, or is out of date.
+    pub(crate) async fn housekeeping(&self) {
+        let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1));
+        loop {
+            ticks.tick().await;
+            let now = Instant::now();
+            lock(&self.balancers).retain(|_, balancer| {
+                balancer.refresh(&self.peers);
+                !balancer.is_over(now, self.spec.limits.discovery_idle)
+            });
+            self.peers.sweep();
+            self.pool.forget(|peer| !self.peers.is_known(peer));
+            self.pool.sweep(now);
+            self.metrics.table.sweep(now, self.spec.limits.series_idle);
+            self.metrics.pool_idle.set(self.pool.len() as i64);
+        }
+    }
+
+    /// Samples what passes without the proxy.
+    pub(crate) async fn sample_bypass(&self) {
+        let mut sampler = Sampler::new(self.spec.redirection.clone());
+        let mut ticks = tokio::time::interval(self.spec.limits.bypass_sample);
+        loop {
+            ticks.tick().await;
+            match sampler.sample() {
+                Ok(bypassed) => bypassed.into_iter().for_each(|found| {
+                    self.metrics.bypassed(found.direction, found.protocol.as_str(), found.port, found.count);
+                }),
+                Err(error) => warn!(%error, "cannot sample what bypasses the proxy"),
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no code panics while it holds this")
+}

@@ -1,0 +1,183 @@
+//! Moves bytes between two legs: one task for both directions, no buffer while nothing moves.
+//!
+//! Each thread owns one scratch buffer. A direction keeps bytes of its own only while its receiver takes less than
+//! came, and reads no more until those are gone.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    task::{Context, Poll, ready},
+};
+
+use hauberk_mesh::{CloseCause, ClosedBy};
+
+use crate::leg::{Leg, LegError, Received};
+
+/// Read at once. With what TLS may hold back (as much again) a direction never holds more than 64 KiB.
+pub(crate) const CHUNK: usize = 32 * 1024;
+/// Reads of one direction before others get their turn.
+const TURNS: usize = 4;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; CHUNK]);
+}
+
+/// Sees every byte as it passes.
+pub(crate) trait Observer {
+    /// Bytes that the client sent.
+    fn to_server(&mut self, bytes: &[u8]);
+    /// Bytes that the server sent.
+    fn to_client(&mut self, bytes: &[u8]);
+}
+
+/// How a relay ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) cause: CloseCause,
+    pub(crate) by: ClosedBy,
+    /// What the leg said, unless the end was clean.
+    pub(crate) error: Option<LegError>,
+}
+
+/// What the client said before there was a server to say it to. The observer has seen it.
+#[derive(Debug, Default)]
+pub(crate) struct Prelude {
+    /// To be sent first.
+    pub(crate) bytes: Vec<u8>,
+    /// The client's direction has ended; not passed on yet.
+    pub(crate) ended: bool,
+    /// All of this has been passed on already.
+    pub(crate) passed_on: bool,
+}
+
+/// Relays until both directions have ended or one leg fails; then both legs are reset.
+pub(crate) async fn relay(
+    client: &mut impl Leg,
+    server: &mut impl Leg,
+    observer: &mut impl Observer,
+    prelude: Prelude,
+) -> Ended {
+    let mut up = Pipe::new(prelude);
+    let mut down = Pipe::new(Prelude::default());
+    let mut first = None;
+    let result = poll_fn(|cx| {
+        let a = up.poll(cx, client, server, |bytes| observer.to_server(bytes)).map_err(|(side, error)| match side {
+            Side::From => (ClosedBy::Client, error),
+            Side::To => (ClosedBy::Server, error),
+        })?;
+        let b =
+            down.poll(cx, server, client, |bytes| observer.to_client(bytes)).map_err(|(side, error)| match side {
+                Side::From => (ClosedBy::Server, error),
+                Side::To => (ClosedBy::Client, error),
+            })?;
+        // Who ends first closes the connection; the other side only agrees.
+        first = first.or(match (up.phase != Phase::Flowing, down.phase != Phase::Flowing) {
+            (true, _) => Some(ClosedBy::Client),
+            (false, true) => Some(ClosedBy::Server),
+            (false, false) => None,
+        });
+        if a.is_ready() && b.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    })
+    .await;
+    match result {
+        Ok(()) => Ended { cause: CloseCause::Clean, by: first.unwrap_or(ClosedBy::Client), error: None },
+        Err((by, error)) => {
+            client.reset();
+            server.reset();
+            Ended { cause: error.cause(), by, error: Some(error) }
+        }
+    }
+}
+
+enum Side {
+    From,
+    To,
+}
+
+#[derive(PartialEq, Eq)]
+enum Phase {
+    Flowing,
+    Ending,
+    Ended,
+}
+
+struct Pipe {
+    /// What the receiver has not taken yet, from `taken` on.
+    pending: Vec<u8>,
+    taken: usize,
+    unflushed: bool,
+    phase: Phase,
+}
+
+impl Pipe {
+    fn new(prelude: Prelude) -> Self {
+        let phase = match (prelude.ended, prelude.passed_on) {
+            (false, _) => Phase::Flowing,
+            (true, false) => Phase::Ending,
+            (true, true) => Phase::Ended,
+        };
+        let pending = if prelude.passed_on { Vec::new() } else { prelude.bytes };
+        Self { unflushed: !pending.is_empty(), pending, taken: 0, phase }
+    }
+
+    /// Ready once the direction has ended and its end was passed on.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut impl Leg,
+        to: &mut impl Leg,
+        mut seen: impl FnMut(&[u8]),
+    ) -> Poll<Result<(), (Side, LegError)>> {
+        for _ in 0..TURNS {
+            ready!(self.poll_drain(cx, to)).map_err(|error| (Side::To, error))?;
+            match self.phase {
+                Phase::Ended => return Poll::Ready(Ok(())),
+                Phase::Ending => {
+                    ready!(to.poll_end(cx)).map_err(|error| (Side::To, error))?;
+                    self.phase = Phase::Ended;
+                }
+                Phase::Flowing => ready!(SCRATCH.with_borrow_mut(|scratch| {
+                    match ready!(from.poll_recv(cx, scratch)).map_err(|error| (Side::From, error))? {
+                        Received::End => self.phase = Phase::Ending,
+                        Received::Data(count) => {
+                            seen(&scratch[..count]);
+                            self.send(cx, to, &scratch[..count]).map_err(|error| (Side::To, error))?;
+                        }
+                    }
+                    Poll::Ready(Ok(()))
+                }))?,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Sends `bytes`, keeping what the receiver does not take now.
+    fn send(&mut self, cx: &mut Context<'_>, to: &mut impl Leg, mut bytes: &[u8]) -> Result<(), LegError> {
+        self.unflushed = true;
+        while !bytes.is_empty() {
+            match to.poll_send(cx, bytes) {
+                Poll::Ready(taken) => bytes = &bytes[taken?..],
+                Poll::Pending => {
+                    self.pending = bytes.to_vec();
+                    self.taken = 0;
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>, to: &mut impl Leg) -> Poll<Result<(), LegError>> {
+        while self.taken < self.pending.len() {
+            self.taken += ready!(to.poll_send(cx, &self.pending[self.taken..]))?;
+        }
+        self.pending = Vec::new();
+        self.taken = 0;
+        if self.unflushed {
+            ready!(to.poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,132 @@
+//! Sockets as the data path needs them: options, original destinations, connects that say what went wrong, resets.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use hauberk_mesh::{CloseCause, FailReason};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::timeout,
+};
+
+/// Below conntrack's 60 s for half-closed flows, also after one lost probe.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Unacknowledged bytes for so long: the peer's node is gone.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Waiting in the kernel while the proxy is busy elsewhere.
+const BACKLOG: i32 = 4096;
+
+/// Which interface a connection leaves by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// Wherever the routing table says.
+    Any,
+    /// The loopback device: for the pod's own addresses. The kernel uses tuples in TIME_WAIT again only when the
+    /// socket is bound to it; binding needs no privilege.
+    Loopback,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error("connection refused by {0}")]
+    Refused(SocketAddr),
+    #[error("no route to {0}: {1}")]
+    Unreachable(SocketAddr, io::Error),
+    #[error("{0} did not answer within {1:?}")]
+    TimedOut(SocketAddr, Duration),
+    #[error("every local port toward {0} is in use")]
+    PortsExhausted(SocketAddr),
+    #[error("connecting to {0}: {1}")]
+    Io(SocketAddr, io::Error),
+}
+
+impl ConnectError {
+    fn new(addr: SocketAddr, error: io::Error) -> Self {
+        use io::ErrorKind::*;
+        match error.kind() {
+            ConnectionRefused | ConnectionReset => Self::Refused(addr),
+            HostUnreachable | NetworkUnreachable | NetworkDown | PermissionDenied => Self::Unreachable(addr, error),
+            TimedOut => Self::TimedOut(addr, Duration::ZERO),
+            AddrNotAvailable => Self::PortsExhausted(addr),
+            _ => Self::Io(addr, error),
+        }
+    }
+
+    pub(crate) fn cause(&self) -> CloseCause {
+        match self {
+            Self::Refused(_) => CloseCause::ConnectRefused,
+            Self::Unreachable(..) => CloseCause::ConnectUnreachable,
+            Self::TimedOut(..) => CloseCause::ConnectTimeout,
+            Self::PortsExhausted(_) => CloseCause::LocalPortsExhausted,
+            Self::Io(..) => CloseCause::IoError,
+        }
+    }
+
+    /// What the peer's proxy is told.
+    pub(crate) fn fail_reason(&self) -> FailReason {
+        match self {
+            Self::Refused(_) => FailReason::Refused,
+            Self::TimedOut(..) => FailReason::TimedOut,
+            Self::Unreachable(..) | Self::PortsExhausted(_) | Self::Io(..) => FailReason::Unreachable,
+        }
+    }
+}
+
+/// Connects within `limit`.
+pub(crate) async fn connect(addr: SocketAddr, route: Route, limit: Duration) -> Result<TcpStream, ConnectError> {
+    let socket = unconnected(addr, route).map_err(|error| ConnectError::new(addr, error))?;
+    match timeout(limit, socket.connect(addr)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(ConnectError::new(addr, error)),
+        Err(_) => Err(ConnectError::TimedOut(addr, limit)),
+    }
+}
+
+fn unconnected(addr: SocketAddr, route: Route) -> io::Result<TcpSocket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if route == Route::Loopback {
+        socket.bind_device(Some(b"lo"))?;
+    }
+    tune(SockRef::from(&socket))?;
+    Ok(TcpSocket::from_std_stream(socket.into()))
+}
+
+/// The options of every connection: no delay, keepalive, a bound on silence.
+pub(crate) fn tune(socket: SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4).with_retries(3))?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}
+
+/// A listener of one family: an IPv6 one takes no mapped IPv4, so that original destinations are read by family.
+pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Where a redirected connection was going. An error if it was not redirected.
+pub(crate) fn original_dst(stream: &TcpStream) -> io::Result<SocketAddr> {
+    let socket = SockRef::from(stream);
+    let addr = match stream.local_addr()?.ip() {
+        IpAddr::V4(_) => socket.original_dst_v4()?,
+        IpAddr::V6(_) => socket.original_dst_v6()?,
+    };
+    addr.as_socket().ok_or_else(|| io::Error::other("the original destination is no IP address"))
+}
+
+/// Makes the close that follows a reset: unsent bytes are dropped and the peer gets RST.
+pub(crate) fn arm_reset(stream: &TcpStream) {
+    // Fails only on a socket that is gone already, which is what was wanted.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
