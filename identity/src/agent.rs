@@ -169,7 +169,7 @@ impl Agent {
 }
 
 /// Waits for a time of day. Looks at the clock again and again, because it may be set, and machines sleep.
-async fn until(time: SystemTime) {
+pub(crate) async fn until(time: SystemTime) {
     while let Ok(left) = time.duration_since(SystemTime::now())
         && !left.is_zero()
     {

@@ -12,6 +12,8 @@ mod key;
 mod peer;
 mod provider;
 mod schedule;
+#[cfg(feature = "server")]
+pub mod server;
 mod sessions;
 mod store;
 mod tickets;

@@ -1,0 +1,18 @@
+//! The identity server: the CA, `Identity.Certify` for Linkerd's and our proxies, and `Trust.Watch`.
+
+mod admin;
+mod ca;
+mod certify;
+mod metrics;
+mod pods;
+mod run;
+mod tokens;
+mod watch;
+
+pub use ca::{Ca, CaFault, Issued, Lifetimes, SignFault, rotation};
+pub use certify::{Certify, CertifyLimits, Refusal};
+pub use metrics::Metrics;
+pub use pods::{MeshPods, PodFacts, Pods, PodsFault, PodsUnavailable};
+pub use run::{RunError, Server, ServerConfig};
+pub use tokens::{Bound, LocalTokens, Proven, ReviewFault, TokenClaims, TokenReview, TokensFault};
+pub use watch::TrustWatch;

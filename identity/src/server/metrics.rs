@@ -1,0 +1,90 @@
+//! What the identity server counts.
+
+use std::{sync::atomic::AtomicU64, time::SystemTime};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use super::Refusal;
+
+/// Clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    issued: Counter,
+    refused: Family<Reason, Counter>,
+    reloads: Family<Reload, Counter>,
+    generation: Gauge<u64, AtomicU64>,
+    streams: Gauge<u64, AtomicU64>,
+    adopted: Gauge<u64, AtomicU64>,
+    ends: Family<Certificate, Gauge<u64, AtomicU64>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reload {
+    what: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Certificate {
+    certificate: &'static str,
+}
+
+impl Metrics {
+    /// Metrics that are served from `registry`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        for reason in Refusal::REASONS {
+            let _ = metrics.refused.get_or_create(&Reason { reason });
+        }
+        let registry = registry.sub_registry_with_prefix("hauberk_identity");
+        let Self { issued, refused, reloads, generation, streams, adopted, ends } = metrics.clone();
+        registry.register("certificates_issued", "Leafs signed", issued);
+        registry.register("certificates_refused", "Calls of Certify refused, by reason", refused);
+        registry.register("reloads", "Changed files taken over (good) or not (bad)", reloads);
+        registry.register("trust_generation", "Generation of the trust bundle", generation);
+        registry.register("trust_streams", "Open streams of Trust.Watch", streams);
+        registry.register(
+            "trust_generation_adopted_lowest",
+            "Lowest generation that a stream's caller adopted",
+            adopted,
+        );
+        registry.register("certificate_end_seconds", "When a certificate of ours ends, seconds since 1970", ends);
+        metrics
+    }
+
+    pub(crate) fn issued(&self) {
+        self.issued.inc();
+    }
+
+    pub(crate) fn refused(&self, refusal: &Refusal) {
+        self.refused.get_or_create(&Reason { reason: refusal.reason() }).inc();
+    }
+
+    pub(crate) fn reloaded(&self, what: &'static str, good: bool) {
+        let outcome = if good { "good" } else { "bad" };
+        self.reloads.get_or_create(&Reload { what, outcome }).inc();
+    }
+
+    pub(crate) fn trust(&self, generation: u64) {
+        self.generation.set(generation);
+    }
+
+    pub(crate) fn followers(&self, streams: usize, lowest: Option<u64>) {
+        self.streams.set(streams as u64);
+        self.adopted.set(lowest.unwrap_or_else(|| self.generation.get()));
+    }
+
+    pub(crate) fn ends(&self, certificate: &'static str, at: SystemTime) {
+        let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.ends.get_or_create(&Certificate { certificate }).set(seconds);
+    }
+}
