@@ -34,14 +34,12 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<bool> {
     requirements::check()?;
     let interrupt = Interrupt::new()?;
-    let scene = Scene::set(&options.skip_outbound_ports, &interrupt)?;
-    let evidence = scene.play(&interrupt)?;
-    let report = check(&evidence);
+    let mut scene = Scene::set(&options.skip_outbound_ports)?;
+    let report = check(&scene.play(&interrupt)?);
     let style = Style { color: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() };
     print!("\n{}", table::render(&report, style));
     if options.stay {
-        print!("\n{}", scene.invitation()?);
-        interrupt.wait()?;
+        scene.stay(&interrupt)?;
     }
     Ok(report.passed())
 }

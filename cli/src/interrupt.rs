@@ -25,7 +25,9 @@ impl Interrupt {
         drop(_inside);
         let (heard, said) = sync_channel(1);
         thread::Builder::new().name("interrupt".to_owned()).spawn(move || {
-            runtime.block_on(async { tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () } });
+            runtime.block_on(async {
+                tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
+            });
             let _ = heard.send(());
         })?;
         Ok(Self(said))

@@ -1,7 +1,7 @@
 //! The applications of the demo: nginx, Redis and sshd as Debian packages them, as an ordinary user, with all their
 //! files in the pod's directory; and the clients that talk to them.
 
-use std::{fs, os::unix::fs::chown, path::PathBuf};
+use std::{fs, net::IpAddr, os::unix::fs::chown, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use hauberk_lab::{Pod, Process};
@@ -64,9 +64,10 @@ pub(crate) fn curl(pod: &Pod, url: &str) -> Result<String> {
 }
 
 /// Sets a key of Redis to `value` and reads it back.
-pub(crate) fn set_and_get(pod: &Pod, ip: &str, port: u16, value: &str) -> Result<()> {
-    let port = port.to_string();
-    let redis = |words: &[&str]| pod.run("timeout", [&[PATIENCE, "redis-cli", "-h", ip, "-p", &port][..], words].concat());
+pub(crate) fn set_and_get(pod: &Pod, ip: IpAddr, port: u16, value: &str) -> Result<()> {
+    let (ip, port) = (ip.to_string(), port.to_string());
+    let redis =
+        |words: &[&str]| pod.run("timeout", [&[PATIENCE, "redis-cli", "-h", &ip, "-p", &port][..], words].concat());
     redis(&["SET", "demo", value])?;
     let answer = redis(&["GET", "demo"])?;
     ensure!(answer.trim() == value, "redis answered {answer:?}");
@@ -74,9 +75,10 @@ pub(crate) fn set_and_get(pod: &Pod, ip: &str, port: u16, value: &str) -> Result
 }
 
 /// Asks an SSH server for its host key; fails unless it greets with `text`.
-pub(crate) fn scan_ssh(pod: &Pod, ip: &str, port: u16, text: &str) -> Result<()> {
+pub(crate) fn scan_ssh(pod: &Pod, ip: IpAddr, port: u16, text: &str) -> Result<()> {
     let mut command = pod.command("ssh-keyscan");
-    let output = command.args(["-t", "ed25519", "-T", PATIENCE, "-p", &port.to_string(), ip]).output()?;
+    let output =
+        command.args(["-t", "ed25519", "-T", PATIENCE, "-p", &port.to_string()]).arg(ip.to_string()).output()?;
     let greeting = String::from_utf8_lossy(&output.stderr);
     let key = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success() && key.contains("ssh-ed25519"), "ssh-keyscan got no key: {greeting}");

@@ -6,13 +6,15 @@ use std::{
 };
 
 use hauberk_lab::{Flow, tls};
-use hauberk_mesh::{ADMIN_PORT, CONTROL_ADMIN_PORT, Connection, Connections, Direction, MESH_PORT, Reason, TransportState};
+use hauberk_mesh::{
+    ADMIN_PORT, CONTROL_ADMIN_PORT, Connection, Connections, Direction, MESH_PORT, Reason, TransportState,
+};
 
 /// All that is known after the traffic has passed.
 #[derive(Debug, Clone)]
 pub(crate) struct Evidence {
     /// The pods by name.
-    pub(crate) pods: BTreeMap<String, PodFacts>,
+    pub(crate) pods: BTreeMap<&'static str, PodFacts>,
     /// The node's own address, from which readiness is asked.
     pub(crate) node: IpAddr,
     /// What was done.
@@ -22,7 +24,7 @@ pub(crate) struct Evidence {
     /// Packets that the capture missed.
     pub(crate) dropped: u64,
     /// Those of the exchanges' markers that were somewhere on the wire.
-    pub(crate) seen: BTreeSet<String>,
+    pub(crate) seen: BTreeSet<&'static str>,
 }
 
 /// A pod of the demo.
@@ -33,27 +35,54 @@ pub(crate) struct PodFacts {
     pub(crate) identity: Option<String>,
     /// If it is meshed: what its proxy says.
     pub(crate) connections: Option<Connections>,
-    /// Ports on which it answers with TLS of its own: the control plane's.
-    pub(crate) tls_ports: Vec<u16>,
+    /// If it is of the control plane: where it answers with TLS of its own.
+    pub(crate) tls_port: Option<u16>,
 }
 
 /// One client that talks to one server.
 #[derive(Debug, Clone)]
 pub(crate) struct Exchange {
-    pub(crate) from: String,
-    pub(crate) to: String,
+    pub(crate) from: &'static str,
+    pub(crate) to: &'static str,
     pub(crate) protocol: &'static str,
     /// What the client dialled.
     pub(crate) dialled: SocketAddr,
     /// Where the server listens in its pod.
     pub(crate) port: u16,
     /// What the applications said, and nobody else.
-    pub(crate) markers: Vec<String>,
+    pub(crate) markers: &'static [&'static str],
     pub(crate) expected: Expected,
     /// Why it is as expected, for people.
-    pub(crate) why: String,
+    pub(crate) why: &'static str,
     /// What the client program said, if it failed.
     pub(crate) failed: Option<String>,
+}
+
+impl Exchange {
+    /// An exchange of two meshed pods. `dialled` is what the client dialled, `port` where the server listens.
+    pub(crate) fn between(
+        from: &'static str,
+        to: &'static str,
+        protocol: &'static str,
+        dialled: (IpAddr, u16),
+        port: u16,
+    ) -> Self {
+        let (expected, why) = (Expected::Mtls, "both have a proxy");
+        Self { from, to, protocol, dialled: dialled.into(), port, markers: &[], expected, why, failed: None }
+    }
+
+    /// What was said, and whether the client got what it wanted.
+    pub(crate) fn saying(mut self, markers: &'static [&'static str], result: &anyhow::Result<()>) -> Self {
+        self.markers = markers;
+        self.failed = result.as_ref().err().map(|error| format!("{error:#}"));
+        self
+    }
+
+    /// Not mTLS, as the proxy on `side` says.
+    pub(crate) fn in_the_clear(mut self, side: Direction, reason: Reason, why: &'static str) -> Self {
+        (self.expected, self.why) = (Expected::Cleartext(side, reason), why);
+        self
+    }
 }
 
 /// How an exchange must be protected.
@@ -78,14 +107,14 @@ pub(crate) struct Report {
 /// One line of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Row {
-    pub(crate) from: String,
-    pub(crate) to: String,
+    pub(crate) from: &'static str,
+    pub(crate) to: &'static str,
     pub(crate) protocol: &'static str,
     pub(crate) secured: String,
     pub(crate) identities: String,
     pub(crate) bytes: u64,
     pub(crate) plaintext: String,
-    pub(crate) why: String,
+    pub(crate) why: &'static str,
     /// What is not as it must be.
     pub(crate) failures: Vec<String>,
 }
@@ -122,18 +151,19 @@ struct Checked<'a> {
     mesh: Vec<&'a Flow>,
     /// What the proxies report for all exchanges that use `mesh`.
     mesh_reported: u64,
-    seen: Vec<&'a str>,
+    seen: Vec<&'static str>,
     failures: Vec<String>,
 }
 
 impl<'a> Checked<'a> {
     fn new(evidence: &'a Evidence, exchange: &'a Exchange) -> Self {
-        let (from, to) = (&evidence.pods[&exchange.from], &evidence.pods[&exchange.to]);
+        let (from, to) = (&evidence.pods[exchange.from], &evidence.pods[exchange.to]);
         let flows = |port| {
-            let between = move |flow: &&Flow| flow.client.ip() == from.ip && flow.server == SocketAddr::new(to.ip, port);
+            let between =
+                move |flow: &&Flow| flow.client.ip() == from.ip && flow.server == SocketAddr::new(to.ip, port);
             evidence.flows.iter().filter(between).collect::<Vec<_>>()
         };
-        let same_pods = |other: &&Exchange| (&other.from, &other.to) == (&exchange.from, &exchange.to);
+        let same_pods = |other: &&Exchange| (other.from, other.to) == (exchange.from, exchange.to);
         let reported = evidence.exchanges.iter().filter(same_pods).filter(|other| other.expected == Expected::Mtls);
         Self {
             exchange,
@@ -147,7 +177,7 @@ impl<'a> Checked<'a> {
                 .flat_map(|other| records(from).filter(|record| is_outbound(record, other, to)))
                 .map(bytes)
                 .sum(),
-            seen: exchange.markers.iter().filter(|&marker| evidence.seen.contains(marker)).map(String::as_str).collect(),
+            seen: exchange.markers.iter().copied().filter(|marker| evidence.seen.contains(marker)).collect(),
             failures: exchange.failed.iter().map(|why| format!("the client failed: {why}")).collect(),
         }
     }
@@ -158,16 +188,17 @@ impl<'a> Checked<'a> {
             Expected::Cleartext(side, reason) => self.check_cleartext(side, reason),
         }
         let (reporting, _) = self.reporting();
-        let states: BTreeSet<_> = reporting.iter().filter_map(|record| record.state).map(TransportState::as_str).collect();
+        let states: BTreeSet<_> =
+            reporting.iter().filter_map(|record| record.state).map(TransportState::as_str).collect();
         Row {
-            from: self.exchange.from.clone(),
-            to: self.exchange.to.clone(),
+            from: self.exchange.from,
+            to: self.exchange.to,
             protocol: self.exchange.protocol,
             secured: states.into_iter().collect::<Vec<_>>().join(", "),
             identities: self.identities(),
             bytes: reporting.iter().copied().map(bytes).sum(),
             plaintext: self.plaintext(),
-            why: self.exchange.why.clone(),
+            why: self.exchange.why,
             failures: self.failures,
         }
     }
@@ -180,7 +211,9 @@ impl<'a> Checked<'a> {
 
     fn check_mtls(&mut self) {
         let (out, inn) = (self.outbound.len(), self.inbound.len());
-        self.require(out > 0 && out == inn, || format!("the client's proxy has {out} such connections, the server's {inn}"));
+        self.require(out > 0 && out == inn, || {
+            format!("the client's proxy has {out} such connections, the server's {inn}")
+        });
         for record in self.outbound.iter().chain(&self.inbound).copied().collect::<Vec<_>>() {
             let version = record.tls.as_ref().map(|tls| tls.version.as_str());
             let mtls = record.state == Some(TransportState::Mtls) && record.reason.is_none();
@@ -211,9 +244,10 @@ impl<'a> Checked<'a> {
             let as_expected = record.state == Some(TransportState::Cleartext) && record.reason == Some(reason);
             self.require(as_expected, || format!("not {reason}: {record:?}"));
         }
-        let hidden: Vec<_> = self.exchange.markers.iter().filter(|marker| !self.seen.contains(&marker.as_str())).collect();
+        let hidden: Vec<_> = self.exchange.markers.iter().filter(|marker| !self.seen.contains(marker)).collect();
         self.require(hidden.is_empty(), || format!("the capture would not have shown plaintext: it lacks {hidden:?}"));
-        let (wire, reported) = (self.direct.iter().map(|flow| flow.bytes()).sum::<u64>(), reporting.iter().copied().map(bytes).sum());
+        let (wire, reported) =
+            (self.direct.iter().map(|flow| flow.bytes()).sum::<u64>(), reporting.iter().copied().map(bytes).sum());
         self.require(wire >= reported, || format!("{wire} bytes on the wire, but the proxy reports {reported}"));
     }
 
@@ -229,7 +263,8 @@ impl<'a> Checked<'a> {
     fn identities(&self) -> String {
         let names = |record: &&Connection| {
             let pair = [record.client_identity.as_deref(), record.server_identity.as_deref()];
-            (record.state == Some(TransportState::Mtls)).then(|| pair.map(|name| short(name.unwrap_or("?"))).join(" → "))
+            (record.state == Some(TransportState::Mtls))
+                .then(|| pair.map(|name| short(name.unwrap_or("?"))).join(" → "))
         };
         let all: BTreeSet<_> = self.outbound.iter().chain(&self.inbound).filter_map(names).collect();
         all.into_iter().collect::<Vec<_>>().join(" / ")
@@ -269,7 +304,9 @@ fn is_inbound(record: &Connection, exchange: &Exchange, from: &PodFacts, to: &Po
 
 /// Every connection on the wire must be one that can be explained, and of the form that its explanation has.
 fn check_flow(evidence: &Evidence, flow: &Flow) -> Result<(), String> {
-    let fail = |what: &str| Err(format!("{} to {} on the wire: {what}", name(evidence, flow.client), name(evidence, flow.server)));
+    let fail = |what: &str| {
+        Err(format!("{} to {} on the wire: {what}", name(evidence, flow.client), name(evidence, flow.server)))
+    };
     if !flow.syn_seen {
         return fail("it was open before the capture began");
     }
@@ -280,8 +317,10 @@ fn check_flow(evidence: &Evidence, flow: &Flow) -> Result<(), String> {
     let from_node = flow.client.ip() == evidence.node;
     match (flow.server.port(), server) {
         (ADMIN_PORT | CONTROL_ADMIN_PORT, Some(_)) if from_node => Ok(()),
-        (MESH_PORT, Some(PodFacts { identity: Some(identity), .. })) => check_tls(flow, Some(identity)).or_else(|what| fail(&what)),
-        (port, Some(server)) if server.tls_ports.contains(&port) => check_tls(flow, None).or_else(|what| fail(&what)),
+        (MESH_PORT, Some(PodFacts { identity: Some(identity), .. })) => {
+            check_tls(flow, Some(identity)).or_else(|what| fail(&what))
+        }
+        (port, Some(server)) if server.tls_port == Some(port) => check_tls(flow, None).or_else(|what| fail(&what)),
         _ if evidence.exchanges.iter().any(|exchange| is_cleartext(evidence, exchange, flow)) => Ok(()),
         _ => fail("nobody expected it"),
     }
@@ -305,7 +344,7 @@ fn check_tls(flow: &Flow, server_name: Option<&String>) -> Result<(), String> {
 }
 
 fn is_cleartext(evidence: &Evidence, exchange: &Exchange, flow: &Flow) -> bool {
-    let (from, to) = (&evidence.pods[&exchange.from], &evidence.pods[&exchange.to]);
+    let (from, to) = (&evidence.pods[exchange.from], &evidence.pods[exchange.to]);
     exchange.expected != Expected::Mtls
         && flow.client.ip() == from.ip
         && flow.server == SocketAddr::new(to.ip, exchange.port)
@@ -315,7 +354,7 @@ fn is_cleartext(evidence: &Evidence, exchange: &Exchange, flow: &Flow) -> bool {
 fn unexpected_records(evidence: &Evidence) -> impl Iterator<Item = String> {
     let explained = |record: &Connection, pod: &str| {
         evidence.exchanges.iter().any(|exchange| {
-            let (from, to) = (&evidence.pods[&exchange.from], &evidence.pods[&exchange.to]);
+            let (from, to) = (&evidence.pods[exchange.from], &evidence.pods[exchange.to]);
             (exchange.from == pod && is_outbound(record, exchange, to))
                 || (exchange.to == pod && is_inbound(record, exchange, from, to))
         })

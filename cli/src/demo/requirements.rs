@@ -41,7 +41,8 @@ fn missing(root: bool, installed: impl Fn(&str) -> bool, built: impl Fn(&str) ->
     }
     let programs: Vec<_> = PROGRAMS.iter().filter(|(program, _)| !installed(program)).collect();
     if !programs.is_empty() {
-        let names: Vec<_> = programs.iter().map(|(program, package)| format!("{program} (package {package})")).collect();
+        let names: Vec<_> =
+            programs.iter().map(|(program, package)| format!("{program} (package {package})")).collect();
         lines.push(format!("- missing programs: {}: run `make setup`", names.join(", ")));
     }
     let binaries: Vec<_> = BINARIES.into_iter().filter(|binary| !built(binary)).collect();

@@ -45,14 +45,14 @@ impl Style {
 fn cells(row: &Row) -> [String; 8] {
     let or_none = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
     [
-        row.from.clone(),
-        row.to.clone(),
+        row.from.to_owned(),
+        row.to.to_owned(),
         row.protocol.to_owned(),
         or_none(&row.secured),
         or_none(&row.identities),
         row.bytes.to_string(),
         row.plaintext.clone(),
-        row.why.clone(),
+        row.why.to_owned(),
     ]
 }
 
@@ -87,21 +87,21 @@ mod tests {
 
     fn row(plaintext: &str, failures: &[&str]) -> Row {
         Row {
-            from: "shopper".to_owned(),
-            to: "web-0".to_owned(),
+            from: "shopper",
+            to: "web-0",
             protocol: "HTTP",
             secured: "mtls".to_owned(),
             identities: "frontend.shop → web.shop".to_owned(),
             bytes: 1234,
             plaintext: plaintext.to_owned(),
-            why: "both have a proxy".to_owned(),
+            why: "both have a proxy",
             failures: failures.iter().map(|&failure| failure.to_owned()).collect(),
         }
     }
 
     #[test]
     fn all_is_well() {
-        let other = Row { secured: String::new(), identities: String::new(), to: "legacy-server".to_owned(), ..row("none", &[]) };
+        let other = Row { secured: String::new(), identities: String::new(), to: "old-server", ..row("none", &[]) };
         let report = Report { rows: vec![row("none", &[]), other], failures: vec![], flows: 12 };
         insta::assert_snapshot!(render(&report, Style { color: false }));
     }
