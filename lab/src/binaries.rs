@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 /// Overrides where binaries are looked for.
 const BIN_DIR: &str = "HAUBERK_BIN_DIR";
 
-/// The binary `name`: beside the running program, or above it if that is a test's.
-pub(crate) fn find(name: &str) -> Result<PathBuf> {
+/// The binary under test of that name: beside the running program, or above it if that is a test's.
+pub fn find(name: &str) -> Result<PathBuf> {
     let path = directory()?.join(name);
     if !path.is_file() {
         bail!("there is no {}: run `make build`, or name the directory of the binaries in {BIN_DIR}", path.display());

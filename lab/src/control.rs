@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
+use hauberk_identity::server::LocalTokens;
 use hauberk_mesh::{
     CONTROL_ADMIN_PORT, CONTROL_NAMESPACE, DESTINATION_ACCOUNT, DESTINATION_PORT, IDENTITY_ACCOUNT, IDENTITY_PORT,
     TOKEN_AUDIENCE, TRUST_DOMAIN, format_duration,
@@ -134,10 +135,9 @@ impl Lab {
     /// What both parts are told. They listen on every address: pods of either family come to them.
     fn part(&self, pod: &Pod, binary: &Path, port: u16, options: &ControlOptions) -> Command {
         let mut command = pod.command(binary);
-        command.env("RUST_LOG", &options.log);
         command.arg("--services").arg(self.mesh_path());
         command.args(["--listen", &format!("[::]:{port}"), "--admin", &format!("[::]:{CONTROL_ADMIN_PORT}")]);
-        command.args(["--control-namespace", CONTROL_NAMESPACE, "--trust-domain", TRUST_DOMAIN]);
+        command.args(["--control-namespace", CONTROL_NAMESPACE, "--trust-domain", TRUST_DOMAIN, "--log", &options.log]);
         command
     }
 }
@@ -160,8 +160,7 @@ impl Inner {
     pub(crate) fn mint(&self, pod: &Pod) -> Result<String> {
         let mesh = self.mesh();
         let pod = mesh.pods.get(&pod.key()).with_context(|| format!("{} is not in mesh.yaml", pod.key()))?;
-        let _ = (TOKEN_AUDIENCE, TOKEN_LIFETIME, pod);
-        anyhow::bail!("unmerged")
+        Ok(LocalTokens::open_or_create(&self.identity_dir())?.mint(pod, TOKEN_AUDIENCE, TOKEN_LIFETIME))
     }
 
     /// Waits until `/ready` of the admin port at `addr` says yes; fails, with its log, if `process` ends before.

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, Permissions},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
@@ -27,10 +27,12 @@ pub const SERVICE_NETWORK_V4: &str = "10.2.0.0/16";
 pub const SERVICE_NETWORK_V6: &str = "fd00:2::/64";
 /// Where pods are.
 const POD_NETWORKS: &str = "10.1.0.0/16,fd00:1::/64";
-pub(crate) const BRIDGE: &str = "br0";
-/// Pods' default gateways: the bridge's own addresses.
-pub(crate) const GATEWAY_V4: &str = "10.1.0.1";
-pub(crate) const GATEWAY_V6: &str = "fd00:1::1";
+/// The bridge, in the node's namespace.
+pub const BRIDGE: &str = "br0";
+/// The node's own address on the bridge: pods' gateway, and where readiness is asked from.
+pub const NODE_V4: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
+/// The node's own IPv6 address on the bridge.
+pub const NODE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 1);
 
 /// A small mesh on this machine. Dropped, every process in it is killed and every namespace gone.
 #[derive(Debug)]
@@ -210,8 +212,8 @@ fn node() -> Result<Netns> {
         "link set lo up
          link add {BRIDGE} type bridge stp_state 0 forward_delay 0 mcast_snooping 0
          link set {BRIDGE} up
-         addr add {GATEWAY_V4}/16 dev {BRIDGE}
-         addr add {GATEWAY_V6}/64 dev {BRIDGE} nodad
+         addr add {NODE_V4}/16 dev {BRIDGE}
+         addr add {NODE_V6}/64 dev {BRIDGE} nodad
          route add unreachable {SERVICE_NETWORK_V4}
          route add unreachable {SERVICE_NETWORK_V6}
          route add unreachable default

@@ -22,9 +22,10 @@ mod spawner;
 pub mod tls;
 mod wait;
 
+pub use binaries::find as find_binary;
 pub use capture::{Capture, Captured};
 pub use flows::{Flow, Stream, flows};
-pub use lab::{Lab, SERVICE_NETWORK_V4, SERVICE_NETWORK_V6};
+pub use lab::{BRIDGE, Lab, NODE_V4, NODE_V6, SERVICE_NETWORK_V4, SERVICE_NETWORK_V6};
 pub use nix::sys::signal::Signal;
 pub use options::{ControlOptions, PodOptions, ServiceOptions};
 pub use pod::Pod;

@@ -230,7 +230,7 @@ pub struct ControlOptions {
     pub identity_args: Vec<String>,
     /// More arguments for the destination service.
     pub destination_args: Vec<String>,
-    /// `RUST_LOG` of both.
+    /// What both log.
     pub log: String,
 }
 

@@ -15,7 +15,7 @@ use hauberk_mesh::{PodProxy, ProxySpec};
 
 use crate::{
     PodOptions, Process,
-    lab::{BRIDGE, GATEWAY_V4, GATEWAY_V6, Inner},
+    lab::{BRIDGE, Inner, NODE_V4, NODE_V6},
     netns::Netns,
     wait_for,
 };
@@ -84,6 +84,11 @@ impl Pod {
     /// All that the mesh knows it by.
     pub fn ips(&self) -> &[IpAddr] {
         &self.0.ips
+    }
+
+    /// Whether it has a proxy once [`crate::Lab::start_proxy`] has started it.
+    pub fn is_meshed(&self) -> bool {
+        self.0.options.meshed
     }
 
     /// A directory for its files; everybody may read it.
@@ -214,8 +219,8 @@ fn attach(lab: &Inner, number: u16, ips: &[IpAddr], options: &PodOptions) -> Res
     let mut inside = "link set eth0 up\n".to_owned();
     for ip in ips {
         inside += &match ip {
-            IpAddr::V4(ip) => format!("addr add {ip}/16 dev eth0\nroute add default via {GATEWAY_V4}\n"),
-            IpAddr::V6(ip) => format!("addr add {ip}/64 dev eth0 nodad\nroute add default via {GATEWAY_V6}\n"),
+            IpAddr::V4(ip) => format!("addr add {ip}/16 dev eth0\nroute add default via {NODE_V4}\n"),
+            IpAddr::V6(ip) => format!("addr add {ip}/64 dev eth0 nodad\nroute add default via {NODE_V6}\n"),
         };
     }
     for ip in &options.also_at {
