@@ -190,3 +190,78 @@ impl Metrics {
 fn label(direction: Direction) -> DirectionLabel {
     DirectionLabel { direction: Term(direction.as_str()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use hauberk_mesh::{CloseCause, ClosedBy, FirstBytes, TransportState};
+    use prometheus_client::encoding::text;
+
+    use crate::series::{Kind, Subject};
+
+    /// Every metric of a proxy, with one sample each.
+    fn exposition() -> String {
+        let mut registry = Registry::with_prefix("hauberk");
+        let metrics = Metrics::register(&mut registry, &Limits::default());
+        crate::discovery::Discovery::new(
+            tonic::transport::Channel::from_static("http://127.0.0.1:1").connect_lazy(),
+            &Limits::default(),
+            hauberk_mesh::Networks::default(),
+        )
+        .0
+        .register(&mut registry);
+        let subject = Subject { direction: Direction::Inbound, peer: None, endpoint: None, reason: None };
+        let series = metrics.table.series(subject, None);
+        drop(series.open());
+        let kind = Kind { state: TransportState::Cleartext, first_bytes: FirstBytes::None };
+        series.flow(kind).closed(CloseCause::Clean, ClosedBy::Client);
+        metrics.connected(Direction::Inbound, Duration::from_millis(1));
+        metrics.handshake(Direction::Inbound, HandshakeKind::Full, Duration::from_millis(1));
+        metrics.mesh_connection_ended(Direction::Inbound, 1);
+        metrics.bypassed(Direction::Inbound, "tcp", 22, 1);
+        metrics.accept_error("mesh");
+        metrics.limit_reached("mesh");
+        metrics.certificate("web", SystemTime::now(), 1, 1);
+        let mut out = String::new();
+        text::encode(&mut out, &registry).expect("a String takes everything");
+        out
+    }
+
+    #[tokio::test]
+    async fn the_document_lists_exactly_the_metrics() {
+        let document = include_str!("../../docs/metrics.md");
+        let rows = document.lines().filter_map(|line| line.strip_prefix("| `hauberk_"));
+        let documented: BTreeMap<_, _> = rows
+            .map(|row| {
+                let mut cells = row.split('|').map(|cell| cell.trim().trim_matches('`'));
+                (cells.next().expect("a name").to_owned(), cells.next().expect("a type").to_owned())
+            })
+            .collect();
+        let text = exposition();
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE hauberk_"));
+        let written: BTreeMap<_, _> = types
+            .map(|line| {
+                let (name, kind) = line.split_once(' ').expect("a name and a type");
+                let suffix = if kind == "counter" { "_total" } else { "" };
+                (format!("{name}{suffix}"), kind.to_owned())
+            })
+            .collect();
+        assert_eq!(documented, written);
+        for name in written.keys() {
+            assert!(text.contains(&format!("\nhauberk_{name}")), "no sample of {name} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_failed_handshake_says_whose_fault_it_was() {
+        let mut registry = Registry::with_prefix("hauberk");
+        let metrics = Metrics::register(&mut registry, &Limits::default());
+        metrics.handshake_failed(Direction::Outbound, Fault::Local);
+        let mut out = String::new();
+        text::encode(&mut out, &registry).expect("a String takes everything");
+        let sample = r#"hauberk_handshakes_total{direction="outbound",result="failed",fault="local"} 1"#;
+        assert!(out.contains(sample), "{out}");
+    }
+}

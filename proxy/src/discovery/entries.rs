@@ -142,3 +142,85 @@ impl Drop for Opened {
         self.remove_if(|_| true);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(300);
+    const SOON: Duration = Duration::from_millis(1);
+
+    fn addr(host: u8) -> SocketAddr {
+        SocketAddr::from(([10, 1, 0, host], 80))
+    }
+
+    fn entries(most: usize) -> Arc<Entries> {
+        Arc::new(Entries::new(most))
+    }
+
+    fn open(entries: &Arc<Entries>, host: u8) -> (View, Opened) {
+        let (view, opened) = entries.open(addr(host), &Metrics::default()).expect("room");
+        (view, opened.expect("new"))
+    }
+
+    fn held(entries: &Entries) -> Vec<SocketAddr> {
+        let mut addrs: Vec<_> = entries.map().keys().copied().collect();
+        addrs.sort_unstable();
+        addrs
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_there_is_no_room_the_longest_unused_that_nobody_holds_goes() {
+        let entries = entries(3);
+        let (kept, _first) = open(&entries, 1);
+        let (_, second) = open(&entries, 2);
+        tokio::time::advance(SOON).await;
+        let (_, third) = open(&entries, 3);
+        tokio::time::advance(SOON).await;
+        entries.find(addr(2)).expect("there");
+        let (_, _fourth) = open(&entries, 4);
+        assert_eq!(held(&entries), [1, 2, 4].map(addr));
+        third.given_up(IDLE).await;
+        assert!(!second.given_up.is_cancelled());
+        drop(kept);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_all_are_held_there_is_no_room() {
+        let entries = entries(2);
+        let (_held, _task) = open(&entries, 1);
+        let (last, _other) = open(&entries, 2);
+        assert_eq!(entries.open(addr(3), &Metrics::default()).err(), Some(2));
+        assert!(entries.open(addr(1), &Metrics::default()).is_ok_and(|(_, new)| new.is_none()), "known is known");
+        drop(last);
+        assert!(entries.open(addr(3), &Metrics::default()).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_uses_is_given_up_and_what_is_held_is_not() {
+        let entries = entries(2);
+        let (view, opened) = open(&entries, 1);
+        let start = Instant::now();
+        let hold = async {
+            tokio::time::sleep(IDLE * 3).await;
+            drop(view);
+            tokio::time::sleep(IDLE / 2).await;
+            entries.find(addr(1)).expect("not yet given up");
+        };
+        tokio::join!(hold, opened.given_up(IDLE));
+        assert_eq!(start.elapsed().as_secs(), (IDLE * 9 / 2).as_secs());
+        assert_eq!(entries.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_ends_in_any_way_takes_its_own_entry_along_and_no_other() {
+        let entries = entries(1);
+        let (_, never_ran) = open(&entries, 1);
+        let (_, other) = open(&entries, 2);
+        let (_, again) = open(&entries, 1);
+        drop((never_ran, other));
+        assert_eq!(held(&entries), [addr(1)]);
+        drop(again);
+        assert_eq!(entries.len(), 0);
+    }
+}

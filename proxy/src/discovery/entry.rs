@@ -147,3 +147,78 @@ pub(super) fn describe(answer: &Answer) -> String {
         if text.contains(&cause) { text } else { format!("{text}: {cause}") }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STALE: Duration = Duration::from_secs(10);
+
+    fn target(kind: TargetKind) -> Target {
+        Target { service: None, affinity: None, kind, endpoints: Arc::default() }
+    }
+
+    fn settles(entry: &Entry) -> bool {
+        entry.status().borrow().settles(STALE)
+    }
+
+    fn away() -> Failure {
+        Answer::unavailable("away").into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_the_service_is_away_a_service_counts_on_and_unknown_for_a_while() {
+        for (kind, counts_on) in [(TargetKind::Service, true), (TargetKind::Unknown, false)] {
+            let entry = Entry::new(&Metrics::default());
+            entry.publish(target(kind), true);
+            entry.broke(away());
+            tokio::time::advance(STALE - Duration::from_millis(1)).await;
+            entry.broke(away());
+            assert!(settles(&entry), "{kind:?}");
+            tokio::time::advance(Duration::from_millis(1)).await;
+            assert_eq!(settles(&entry), counts_on, "{kind:?}: from the first break on");
+            entry.publish(target(kind), false);
+            assert_eq!(settles(&entry), counts_on, "{kind:?}: one of two streams is not enough");
+            entry.publish(target(kind), true);
+            assert!(settles(&entry), "{kind:?}");
+            assert!(entry.status().borrow().failure.is_none());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_becomes_known_while_one_stream_is_missing_decides_whether_it_counts() {
+        let entry = Entry::new(&Metrics::default());
+        entry.publish(target(TargetKind::Service), true);
+        entry.broke(away());
+        tokio::time::advance(STALE).await;
+        assert!(settles(&entry));
+        entry.publish(target(TargetKind::Unknown), false);
+        assert!(!settles(&entry));
+    }
+
+    #[test]
+    fn a_new_address_waits_for_both_answers_or_a_refusal() {
+        let entry = Entry::new(&Metrics::default());
+        assert!(!settles(&entry));
+        entry.broke(away());
+        assert!(!settles(&entry) && entry.status().borrow().last_failure().contains("away"));
+        entry.broke(Answer::resource_exhausted("enough").into());
+        assert!(settles(&entry));
+        assert_eq!(entry.status().borrow().refusal().as_deref(), Some("ResourceExhausted: enough"));
+        entry.publish(target(TargetKind::Service), true);
+        entry.broke(Answer::resource_exhausted("enough").into());
+        assert_eq!(entry.status().borrow().refusal(), None, "what is known counts more");
+        assert!(settles(&entry));
+    }
+
+    #[test]
+    fn readers_are_woken_by_what_differs() {
+        let entry = Entry::new(&Metrics::default());
+        let mut reader = entry.subscribe();
+        entry.publish(target(TargetKind::Service), true);
+        assert!(reader.has_changed().expect("the entry lives"));
+        reader.mark_unchanged();
+        entry.publish(target(TargetKind::Service), true);
+        assert!(!reader.has_changed().expect("the entry lives"));
+    }
+}
