@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use hauberk_identity::server::LocalTokens;
 use hauberk_mesh::{
     CONTROL_ADMIN_PORT, CONTROL_NAMESPACE, DESTINATION_ACCOUNT, DESTINATION_PORT, IDENTITY_ACCOUNT, IDENTITY_PORT,
@@ -166,13 +166,13 @@ impl Inner {
     /// Waits until `/ready` of the admin port at `addr` says yes; fails, with its log, if `process` ends before.
     pub(crate) fn wait_ready(&self, process: &Process, addr: SocketAddr) -> Result<()> {
         let waited = wait_for(&format!("{} is ready", process.name()), READY_LIMIT, || {
-            process.check_running()?;
+            ensure!(process.exited().is_none(), "{} has ended before it was ready", process.name());
             Ok(match self.node.enter(|| http::get(addr, "/ready")) {
                 Ok((200, _)) => Ok(()),
                 Ok((status, pending)) => Err(format!("{status} {}", pending.trim())),
                 Err(error) => Err(format!("{error:#}")),
             })
         });
-        waited.with_context(|| process.tail())
+        waited.map_err(|error| anyhow!("{error:#}\n{}", process.tail()))
     }
 }
