@@ -60,7 +60,7 @@ async fn main() -> ExitCode {
 
 async fn start(args: Args) -> anyhow::Result<()> {
     let domain = TrustDomain::new(&args.control_namespace, &args.trust_domain)?;
-    tracing_subscriber::fmt().with_env_filter(args.log).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().json().with_env_filter(args.log).with_writer(std::io::stderr).init();
     let config = Config {
         services: args.services,
         listen: args.listen,

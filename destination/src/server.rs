@@ -48,7 +48,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let (source, hub) = MeshSource::open(&config.services, config.domain.clone(), metrics.clone()).await?;
     let (agent, store) = agent(&config)?;
     let (listener, admin) = (bind(config.listen, "listen").await?, bind(config.admin, "admin").await?);
-    info!(listen = %config.listen, admin = %config.admin, services = %config.services.display(), "serving");
+    let (listen, at) = (listener.local_addr()?, admin.local_addr()?);
+    info!(%listen, admin = %at, services = %config.services.display(), "serving");
 
     let api = Api::new(hub.clone(), config.domain, Bounds::default(), metrics.clone(), stop.clone());
     let waiting = store.clone();

@@ -11,6 +11,8 @@ mod metrics;
 mod networks;
 mod state;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 

@@ -1,7 +1,7 @@
 //! Redirected inbound connections: clients without mTLS. Forwarded at once, or refused, with the reason; what they
 //! carry is read off the bytes as they pass.
 
-use std::{net::SocketAddr, time::Instant};
+use std::net::SocketAddr;
 
 use hauberk_mesh::{CloseCause, ClosedBy, Direction};
 use tokio::net::TcpStream;
@@ -13,7 +13,7 @@ use crate::{
     policy,
     proxy::Proxy,
     relay::{Prelude, relay},
-    socket::{self, Route},
+    socket,
 };
 
 /// Serves one redirected connection to the application.
@@ -29,8 +29,7 @@ pub(crate) async fn serve(proxy: &Proxy, tcp: TcpStream, client: SocketAddr) {
             return record.close(cause, ClosedBy::Proxy);
         }
     };
-    let begin = Instant::now();
-    let app = match socket::connect(target, Route::Loopback, proxy.spec.limits.connect).await {
+    let app = match proxy.connect_own(target, Direction::Inbound).await {
         Ok(app) => app,
         Err(error) => {
             debug!(%error, "application");
@@ -40,7 +39,6 @@ pub(crate) async fn serve(proxy: &Proxy, tcp: TcpStream, client: SocketAddr) {
             return record.close(error.cause(), by);
         }
     };
-    proxy.metrics.connected(Direction::Inbound, begin.elapsed());
     record.settle(Settled { how: Err(reason), peer: None, local: None, endpoint: None });
     let ended = relay(&mut ByteLeg(tcp), &mut ByteLeg(app), &mut record, Prelude::default()).await;
     record.relayed(&ended);

@@ -27,8 +27,7 @@ use crate::{
     policy,
     proxy::Proxy,
     relay::{CHUNK, Observer, Prelude, relay},
-    socket::{self, ConnectError, Route},
-    upstream,
+    socket, upstream,
     wire::{self, Event, Open},
 };
 
@@ -220,10 +219,7 @@ async fn admit(proxy: &Proxy, target: SocketAddr) -> Result<TcpStream, (FailReas
         proxy.metrics.limit_reached("mesh");
         return Err((FailReason::Draining, CloseCause::LimitReached));
     }
-    let begin = Instant::now();
-    let app = socket::connect(target, Route::Loopback, proxy.spec.limits.connect).await;
-    proxy.metrics.connected(Direction::Inbound, begin.elapsed());
-    app.map_err(|error: ConnectError| {
+    proxy.connect_own(target, Direction::Inbound).await.map_err(|error| {
         debug!(%error, "application");
         (error.fail_reason(), error.cause())
     })

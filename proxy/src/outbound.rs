@@ -84,12 +84,11 @@ pub(crate) async fn serve(proxy: &Proxy, tcp: TcpStream, addr: SocketAddr) {
 
 async fn connect(proxy: &Proxy, client: &mut Client, own: bool) -> Result<(Server, Option<Load>), Failure> {
     let inside = proxy.discovery.networks().borrow().is_inside(client.target.ip());
-    let route = if own { Route::Loopback } else { Route::Any };
     match policy::outbound(&proxy.spec, client.target, own, inside) {
-        policy::Outbound::Forward(reason) => forward(proxy, client, route, reason).await.map(|server| (server, None)),
+        policy::Outbound::Forward(reason) => forward(proxy, client, own, reason).await.map(|server| (server, None)),
         policy::Outbound::ForwardTls(reason) => {
             await_client_hello(client).await?;
-            forward(proxy, client, route, reason).await.map(|server| (server, None))
+            forward(proxy, client, own, reason).await.map(|server| (server, None))
         }
         policy::Outbound::Refuse(cause, reason) => Err(Failure { reason, ..Failure::new(cause) }),
         policy::Outbound::Discover => discovered(proxy, client).await,
@@ -97,11 +96,12 @@ async fn connect(proxy: &Proxy, client: &mut Client, own: bool) -> Result<(Serve
 }
 
 /// To where the application was going, as it came.
-async fn forward(proxy: &Proxy, client: &mut Client, route: Route, reason: Reason) -> Result<Server, Failure> {
-    let begin = Instant::now();
-    let connected = socket::connect(client.target, route, proxy.spec.limits.connect).await;
+async fn forward(proxy: &Proxy, client: &mut Client, own: bool, reason: Reason) -> Result<Server, Failure> {
+    let connected = match own {
+        true => proxy.connect_own(client.target, Direction::Outbound).await,
+        false => proxy.connect(client.target, Route::Any, Direction::Outbound).await,
+    };
     let tcp = connected.map_err(|error| failed_connect(&error, reason))?;
-    proxy.metrics.connected(Direction::Outbound, begin.elapsed());
     client.record.settle(Settled { how: Err(reason), peer: None, local: None, endpoint: None });
     Ok(Server::Plain(ByteLeg(tcp)))
 }
@@ -157,7 +157,7 @@ async fn discovered(proxy: &Proxy, client: &mut Client) -> Result<(Server, Optio
     if target.kind == TargetKind::Unknown {
         let allowed = policy::plaintext(&proxy.spec, Reason::UnknownInCluster, &[client.target]);
         let reason = allowed.map_err(|why| Failure { reason: Some(why), ..Failure::new(CloseCause::Refused) })?;
-        return forward(proxy, client, Route::Any, reason).await.map(|server| (server, None));
+        return forward(proxy, client, false, reason).await.map(|server| (server, None));
     }
     balanced(proxy, client, &balancer).await
 }
@@ -217,10 +217,8 @@ async fn plain(proxy: &Proxy, client: &mut Client, endpoint: &Arc<EndpointState>
     let addrs = [client.target, endpoint.addr()];
     let reason = policy::plaintext(&proxy.spec, endpoint.reason(), &addrs)
         .map_err(|why| (true, Failure { reason: Some(why), ..Failure::new(CloseCause::Refused) }))?;
-    let begin = Instant::now();
-    let connected = socket::connect(endpoint.addr(), Route::Any, proxy.spec.limits.connect).await;
+    let connected = proxy.connect(endpoint.addr(), Route::Any, Direction::Outbound).await;
     let tcp = connected.map_err(|error| (true, failed_connect(&error, reason)))?;
-    proxy.metrics.connected(Direction::Outbound, begin.elapsed());
     client.record.settle(Settled { how: Err(reason), peer: None, local: None, endpoint: Some(endpoint.clone()) });
     Ok(Server::Plain(ByteLeg(tcp)))
 }

@@ -9,7 +9,7 @@ use std::{
 
 use hauberk_identity::{Credentials, Store};
 use hauberk_mesh::{Direction, ProxySpec};
-use tokio::time::timeout;
+use tokio::{net::TcpStream, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -20,6 +20,7 @@ use crate::{
     endpoint::{Balancer, Generations, PeerKey, Peers},
     metrics::Metrics,
     pool::{Bounds, Pool},
+    socket::{self, ConnectError, OwnRoutes, Route},
     upstream::{CurrentGenerations, MeshConn},
 };
 
@@ -35,6 +36,7 @@ pub(crate) struct Proxy {
     pub(crate) generations: Arc<CurrentGenerations>,
     /// Cancelled when the proxy begins to drain: mesh peers are asked to go elsewhere.
     pub(crate) draining: CancellationToken,
+    own_routes: OwnRoutes,
     balancers: Mutex<HashMap<SocketAddr, Arc<Balancer>>>,
     /// Addresses that nobody knew and that have been waited for once.
     waited: Mutex<HashSet<SocketAddr>>,
@@ -59,6 +61,7 @@ impl Proxy {
             pool: Pool::new(bounds),
             generations: Arc::default(),
             draining,
+            own_routes: OwnRoutes::default(),
             balancers: Mutex::default(),
             waited: Mutex::default(),
             spec,
@@ -68,6 +71,27 @@ impl Proxy {
     /// Begins the record of a connection.
     pub(crate) fn track(&self, direction: Direction, client: SocketAddr, target: SocketAddr) -> Tracked {
         self.connections.track(direction, client, target)
+    }
+
+    /// Connects to an address of this pod.
+    pub(crate) async fn connect_own(&self, addr: SocketAddr, direction: Direction) -> Result<TcpStream, ConnectError> {
+        let route = self.own_routes.route(addr.ip()).await;
+        self.connect(addr, route, direction).await
+    }
+
+    /// Connects, and notes how long it took.
+    pub(crate) async fn connect(
+        &self,
+        addr: SocketAddr,
+        route: Route,
+        direction: Direction,
+    ) -> Result<TcpStream, ConnectError> {
+        let begin = Instant::now();
+        let connected = socket::connect(addr, route, self.spec.limits.connect).await;
+        if connected.is_ok() {
+            self.metrics.connected(direction, begin.elapsed());
+        }
+        connected
     }
 
     /// The certificate, awaited as long as a handshake may take.

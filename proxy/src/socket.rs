@@ -1,12 +1,14 @@
 //! Sockets as the data path needs them: options, original destinations, connects that say what went wrong, resets.
 
 use std::{
+    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
+    sync::{Mutex, MutexGuard},
     time::Duration,
 };
 
-use hauberk_mesh::{CloseCause, FailReason};
+use hauberk_mesh::{ADMIN_PORT, CloseCause, FailReason};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
@@ -26,7 +28,8 @@ pub(crate) enum Route {
     /// Wherever the routing table says.
     Any,
     /// The loopback device: for the pod's own addresses. The kernel uses tuples in TIME_WAIT again only when the
-    /// socket is bound to it; binding needs no privilege.
+    /// socket is bound to it; binding needs no privilege. It works where the routing table leads the pod's own
+    /// addresses over that device, which `hauberk-proxy init` sees to.
     Loopback,
 }
 
@@ -84,6 +87,36 @@ pub(crate) async fn connect(addr: SocketAddr, route: Route, limit: Duration) -> 
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(ConnectError::new(addr, error)),
         Err(_) => Err(ConnectError::TimedOut(addr, limit)),
+    }
+}
+
+/// How to reach the pod's own addresses, found out once for each.
+#[derive(Debug, Default)]
+pub(crate) struct OwnRoutes(Mutex<HashMap<IpAddr, Route>>);
+
+impl OwnRoutes {
+    /// A pod has a few addresses; whoever makes up more gets no cache.
+    const MOST: usize = 64;
+    /// Over loopback an answer takes microseconds.
+    const PROBE: Duration = Duration::from_millis(100);
+
+    /// The route to `ip`, an address of this pod: over the loopback device if a connection to our own admin port gets
+    /// through that way.
+    pub(crate) async fn route(&self, ip: IpAddr) -> Route {
+        if let Some(route) = self.lock().get(&ip) {
+            return *route;
+        }
+        let probe = connect(SocketAddr::new(ip, ADMIN_PORT), Route::Loopback, Self::PROBE).await;
+        let route = if probe.is_ok() { Route::Loopback } else { Route::Any };
+        let mut known = self.lock();
+        if known.len() < Self::MOST {
+            known.insert(ip, route);
+        }
+        route
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Route>> {
+        self.0.lock().expect("no code panics while it holds this")
     }
 }
 

@@ -112,6 +112,11 @@ impl Status {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn is_broken(&self) -> bool {
+        matches!(self.phase, Phase::Broken(_))
+    }
+
     /// What the service said, if nothing is known because it will not say.
     pub(super) fn refusal(&self) -> Option<String> {
         let failure = self.failure.as_ref().filter(|failure| failure.refused && matches!(self.phase, Phase::New));

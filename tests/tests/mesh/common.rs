@@ -15,10 +15,10 @@ use hauberk_lab::{Lab, Pod, PodOptions};
 use hauberk_mesh::{Connection, Connections};
 
 /// Longer than anything that works takes; shorter than a person waits.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// A server inside a pod, one thread for each connection; gone when dropped.
-pub struct Server {
+pub(crate) struct Server {
     addr: SocketAddr,
     stop: Arc<AtomicBool>,
     accepting: Option<JoinHandle<()>>,
@@ -27,12 +27,12 @@ pub struct Server {
 
 impl Server {
     /// Serves every connection to `port` of `pod` by `serve`.
-    pub fn start(pod: &Pod, port: u16, serve: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> Self {
+    pub(crate) fn start(pod: &Pod, port: u16, serve: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> Self {
         Self::listen(pod, pod.at(port), serve)
     }
 
     /// The same at any address of the pod.
-    pub fn listen(pod: &Pod, addr: SocketAddr, serve: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> Self {
+    pub(crate) fn listen(pod: &Pod, addr: SocketAddr, serve: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> Self {
         let listener = pod.enter(|| TcpListener::bind(addr)).expect("the port is free");
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
@@ -49,7 +49,7 @@ impl Server {
     }
 
     /// Gives back every byte, and ends when the client does.
-    pub fn echo(pod: &Pod, port: u16) -> Self {
+    pub(crate) fn echo(pod: &Pod, port: u16) -> Self {
         Self::start(pod, port, |stream| {
             let mut reader = stream.try_clone().expect("descriptors are free");
             let mut writer = stream;
@@ -71,7 +71,7 @@ impl Drop for Server {
 }
 
 /// Connects from inside `pod`, with a limit on every wait.
-pub fn dial(pod: &Pod, to: SocketAddr) -> std::io::Result<TcpStream> {
+pub(crate) fn dial(pod: &Pod, to: SocketAddr) -> std::io::Result<TcpStream> {
     let stream = pod.enter(|| TcpStream::connect_timeout(&to, LIMIT))?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
@@ -80,7 +80,7 @@ pub fn dial(pod: &Pod, to: SocketAddr) -> std::io::Result<TcpStream> {
 }
 
 /// Sends `message`, ends, and reads all that comes back.
-pub fn exchange(pod: &Pod, to: SocketAddr, message: &[u8]) -> std::io::Result<Vec<u8>> {
+pub(crate) fn exchange(pod: &Pod, to: SocketAddr, message: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut stream = dial(pod, to)?;
     stream.write_all(message)?;
     stream.shutdown(std::net::Shutdown::Write)?;
@@ -90,7 +90,7 @@ pub fn exchange(pod: &Pod, to: SocketAddr, message: &[u8]) -> std::io::Result<Ve
 }
 
 /// A lab with its control plane, and two meshed pods of namespace `shop`: `client` and `server`.
-pub fn pair() -> (Lab, Pod, Pod) {
+pub(crate) fn pair() -> (Lab, Pod, Pod) {
     let lab = Lab::new().expect("root and iproute2");
     let client = lab.pod(PodOptions::new("client").namespace("shop").account("client").meshed()).expect("a pod");
     let server = lab.pod(PodOptions::new("server").namespace("shop").account("server").meshed()).expect("a pod");
@@ -101,12 +101,12 @@ pub fn pair() -> (Lab, Pod, Pod) {
 }
 
 /// The identity of an account of namespace `shop`.
-pub fn identity(account: &str) -> String {
+pub(crate) fn identity(account: &str) -> String {
     hauberk_mesh::TrustDomain::default().identity(account, "shop").expect("valid").to_string()
 }
 
 /// The first closed connection that `wanted` accepts, once there is one.
-pub fn closed(pod: &Pod, what: &str, wanted: impl Fn(&Connection) -> bool) -> Connection {
+pub(crate) fn closed(pod: &Pod, what: &str, wanted: impl Fn(&Connection) -> bool) -> Connection {
     let find = |all: &Connections| all.closed.iter().find(|connection| wanted(connection)).cloned();
     pod.wait_connections(what, find).expect(what)
 }
