@@ -144,7 +144,7 @@ async fn next_open(
         let begun = tokio::select! {
             biased;
             begun = begins => begun,
-            () = proxy.draining.cancelled() => return Ok(None),
+            () = proxy.leaving.cancelled() => return Ok(None),
         };
         match begun {
             Ok(Some(Ok(open))) => return Ok(Some(open)),
