@@ -61,7 +61,6 @@ impl Proxy {
             peers: Peers::default(),
             pool: Pool::new(bounds),
             generations: Arc::default(),
-            draining,
             mesh_connections: Semaphore::new(limits.inbound),
             own_routes: OwnRoutes::default(),
             balancers: Mutex::default(),

@@ -87,7 +87,12 @@ pub async fn run(spec: ProxySpec, stop: CancellationToken) -> Result<(), RunErro
     let listeners = bind(tls)?;
     if tls != TlsMode::Disabled {
         background.spawn(agent.run(ending.clone()));
-        background.spawn(discovering);
+        let ready = proxy.store.clone();
+        background.spawn(async move {
+            // Destination answers nobody without a certificate: asking earlier would only make it back off.
+            ready.ready().await;
+            discovering.await;
+        });
         let shared = proxy.clone();
         background.spawn(async move { shared.follow_own_end().await });
     }
