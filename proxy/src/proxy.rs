@@ -9,7 +9,7 @@ use std::{
 
 use hauberk_identity::{Credentials, Store};
 use hauberk_mesh::{Direction, ProxySpec};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -36,6 +36,8 @@ pub(crate) struct Proxy {
     pub(crate) generations: Arc<CurrentGenerations>,
     /// Cancelled when the proxy begins to drain: mesh peers are asked to go elsewhere.
     pub(crate) draining: CancellationToken,
+    /// Places for mesh connections that have opened a stream.
+    pub(crate) mesh_connections: Semaphore,
     own_routes: OwnRoutes,
     balancers: Mutex<HashMap<SocketAddr, Arc<Balancer>>>,
     /// Addresses that nobody knew and that have been waited for once.
@@ -61,6 +63,7 @@ impl Proxy {
             pool: Pool::new(bounds),
             generations: Arc::default(),
             draining,
+            mesh_connections: Semaphore::new(limits.inbound),
             own_routes: OwnRoutes::default(),
             balancers: Mutex::default(),
             waited: Mutex::default(),
