@@ -4,3 +4,11 @@
 mod basic;
 #[path = "mesh/common.rs"]
 mod common;
+#[path = "mesh/labels.rs"]
+mod labels;
+#[path = "mesh/peers.rs"]
+mod peers;
+#[path = "mesh/places.rs"]
+mod places;
+#[path = "mesh/streams.rs"]
+mod streams;

@@ -32,7 +32,11 @@ impl Server {
     }
 
     /// The same at any address of the pod.
-    pub(crate) fn listen(pod: &Pod, addr: SocketAddr, serve: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> Self {
+    pub(crate) fn listen(
+        pod: &Pod,
+        addr: SocketAddr,
+        serve: impl Fn(TcpStream) + Send + Sync + Clone + 'static,
+    ) -> Self {
         let listener = pod.enter(|| TcpListener::bind(addr)).expect("the port is free");
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
