@@ -26,7 +26,7 @@ pub(crate) struct Options {
     stay: bool,
     /// Ports of others that every pod's rules let pass, as the annotation of that name sets them: 8081,9000-9010. What
     /// passes is in plaintext, and the demo says so and fails.
-    #[arg(long, value_name = "PORTS", default_value = "")]
+    #[arg(long, value_name = "PORTS", default_value = "", hide_default_value = true)]
     skip_outbound_ports: PortSet,
 }
 
@@ -35,7 +35,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     requirements::check()?;
     let interrupt = Interrupt::new()?;
     let mut scene = Scene::set(&options.skip_outbound_ports)?;
-    let report = check(&scene.play(&interrupt)?);
+    // Programs of ours may have heard Ctrl-C too: then their failure is not what to tell.
+    let evidence = scene.play(&interrupt).or_else(|error| interrupt.check().and(Err(error)))?;
+    let report = check(&evidence);
     let style = Style { color: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() };
     print!("\n{}", table::render(&report, style));
     if options.stay {

@@ -160,8 +160,8 @@ impl Credentials {
         &self.trust
     }
 
-    /// For the mesh port: ALPN and a client certificate of our trust domain required. One per `Credentials`, with ticket
-    /// keys of its own.
+    /// For the mesh port: a client certificate of our trust domain is required. One per `Credentials`, with ticket keys
+    /// of its own. A client that offers no ALPN at all gets through the handshake: look at what was agreed upon.
     pub fn mesh_server(&self) -> Arc<ServerConfig> {
         self.mesh_server.clone()
     }

@@ -195,3 +195,30 @@ fn identity(certificate: &X509Certificate<'_>) -> Result<IdentityName, PeerFault
         _ => Err(not_an_identity()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hauberk_mesh::TrustDomain;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            prop_assert!(Leaf::read(&bytes).is_err());
+        }
+
+        #[test]
+        fn no_changed_leaf_panics_the_reader(at in any::<proptest::sample::Index>(), byte in any::<u8>()) {
+            let name = TrustDomain::default().identity("web", "shop").expect("valid");
+            let key = rcgen::KeyPair::generate().expect("a key");
+            let params = rcgen::CertificateParams::new([name.to_string()]).expect("a name");
+            let mut leaf = params.self_signed(&key).expect("signed").der().to_vec();
+            prop_assert_eq!(Leaf::read(&leaf).expect("a leaf").name, name);
+            let at = at.index(leaf.len());
+            leaf[at] = byte;
+            let _ = Leaf::read(&leaf);
+        }
+    }
+}

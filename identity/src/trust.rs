@@ -110,3 +110,71 @@ pub(crate) fn to_pem(certificates: &[CertificateDer<'_>]) -> String {
 
 const CERTIFICATE_TAG: &str = "CERTIFICATE";
 const BEGIN: &[u8] = b"-----BEGIN";
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const END: &[u8] = b"-----END CERTIFICATE-----";
+
+    fn root(name: &str) -> CertificateDer<'static> {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        rcgen::CertificateParams::new([name.to_owned()]).expect("a name").self_signed(&key).expect("signed").into()
+    }
+
+    #[test]
+    fn a_bundle_survives_being_written() {
+        let bundle = TrustBundle::new(7, vec![root("a"), root("b")]).expect("two roots");
+        let read = TrustBundle::from_pem(7, bundle.to_pem().as_bytes()).expect("what was written is read");
+        assert_eq!(read.roots(), bundle.roots());
+    }
+
+    #[test]
+    fn refuses_what_cannot_be_trusted() {
+        let one = TrustBundle::new(1, vec![root("a")]).expect("one root").to_pem();
+        let key = one.replace("CERTIFICATE", "PRIVATE KEY");
+        for (text, expected) in [
+            ("", "at least one certificate"),
+            ("hello", "at least one certificate"),
+            (&key, "only certificates belong there"),
+            (&one.repeat(17), "17 trust roots: at most 16"),
+            (&one[..one.len() - 20], "1 blocks begin and 0 can be read"),
+            (&format!("{one}{}", &one[..100]), "2 blocks begin and 1 can be read"),
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "trust root number 1 is not usable"),
+        ] {
+            let error = TrustBundle::from_pem(1, text.as_bytes()).expect_err(expected).to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let large = TrustBundle::new(1, vec![vec![0; 9000].into()]).expect_err("too large").to_string();
+        assert!(large.contains("9000 bytes"), "{large}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics_the_reader(text in ".{0,200}", bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = TrustBundle::from_pem(1, text.as_bytes());
+            let _ = TrustBundle::from_pem(1, &bytes);
+            let _ = TrustBundle::from_pem(1, pem::encode(&Pem::new(CERTIFICATE_TAG, bytes)).as_bytes());
+        }
+
+        #[test]
+        fn no_cut_or_changed_bundle_loses_a_root_silently(
+            cut in any::<proptest::sample::Index>(),
+            at in any::<proptest::sample::Index>(),
+            byte in any::<u8>(),
+        ) {
+            let whole = TrustBundle::new(1, vec![root("a"), root("b")]).expect("two roots").to_pem().into_bytes();
+            let second = whole.windows(BEGIN.len()).rposition(|window| window == BEGIN).expect("two blocks");
+            let cut = cut.index(whole.len());
+            let read = TrustBundle::from_pem(1, &whole[..cut]).map_or(0, |bundle| bundle.roots().len());
+            // Whole blocks may go unseen only where the cut leaves nothing of the next.
+            let first = whole.windows(END.len()).position(|window| window == END).expect("a block") + END.len();
+            prop_assert!(read != 1 || (first..second + BEGIN.len()).contains(&cut), "{} at {}", read, cut);
+            let mut changed = whole.clone();
+            changed[at.index(whole.len())] = byte;
+            let _ = TrustBundle::from_pem(1, &changed);
+        }
+    }
+}

@@ -40,3 +40,14 @@ pub(crate) fn publish(binary: &Path, to: &Path) -> Result<()> {
     }
     Ok(fs::rename(&own, to)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_binary_is_named_with_the_remedy() {
+        let error = find("nonesuch").expect_err("there is none").to_string();
+        assert!(error.contains("/nonesuch: run `make build`"), "{error}");
+    }
+}

@@ -33,3 +33,17 @@ fn parse(answer: &str) -> Result<(u16, String)> {
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     Ok((status.ok_or_else(|| anyhow!("no status in {head:?}"))?, body.to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_has_a_status_and_a_body() {
+        let answer = "HTTP/1.0 503 Service Unavailable\r\ncontent-length: 7\r\n\r\nnot yet";
+        assert_eq!(parse(answer).expect("an answer"), (503, "not yet".to_owned()));
+        for broken in ["", "HTTP/1.0 200 OK\r\n", "HTTP/1.0\r\n\r\n", "HTTP/1.0 many\r\n\r\n"] {
+            assert!(parse(broken).is_err(), "{broken:?}");
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, Permissions},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -164,7 +164,8 @@ impl Inner {
     pub(crate) fn spawn(&self, name: &str, command: &mut Command) -> Result<Process> {
         let path = self.dir().join(format!("{name}.log"));
         let log = File::options().create(true).append(true).open(&path)?;
-        command.stderr(log.try_clone()?).stdout(log);
+        // A group of its own: Ctrl-C at a terminal is for the owner, who ends them in order.
+        command.stderr(log.try_clone()?).stdout(log).process_group(0);
         let command = std::mem::replace(command, Command::new("false"));
         let child = self.spawner.spawn(command).with_context(|| format!("cannot start {name}"))?;
         let process = Process::watch(name.to_owned(), child, path);

@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    os::unix::process::CommandExt,
     process::{Child, ChildStdin, Command, Stdio},
     sync::{
         Mutex,
@@ -66,7 +67,7 @@ fn serve(ready: &SyncSender<Result<(Child, ChildStdin)>>, incoming: &Receiver<Re
 
 fn first_process() -> Result<(Child, ChildStdin)> {
     unshare(CloneFlags::CLONE_NEWPID).context("cannot make a PID namespace: run this as root")?;
-    let mut first = Command::new("cat").env_clear().stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+    let mut first = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0).spawn()?;
     let pipe = first.stdin.take().expect("stdin is piped");
     Ok((first, pipe))
 }

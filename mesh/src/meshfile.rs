@@ -277,6 +277,14 @@ services:
     }
 
     #[test]
+    fn the_example_of_the_document_is_valid() {
+        let document = include_str!("../../docs/mesh-yaml.md");
+        let yaml = document.split("```").nth(1).and_then(|block| block.strip_prefix("yaml\n")).expect("an example");
+        let mesh = MeshFile::parse(yaml).expect("valid");
+        assert_eq!((mesh.pods.len(), mesh.services.len()), (3, 1));
+    }
+
+    #[test]
     fn a_bad_edit_is_refused_with_its_line() {
         for (from, to, line, what) in [
             ("uid: u1", "uid: u0", 9, "another pod's"),

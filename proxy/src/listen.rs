@@ -1,17 +1,11 @@
 //! Accept loops: one for each listener, with a permit before each connection and an owner for each task.
 
-use std::{
-    collections::HashMap,
-    io,
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use hauberk_identity::grpc::{Sources, Taken};
 use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
@@ -50,8 +44,8 @@ pub(crate) async fn serve(proxy: Arc<Proxy>, listener: TcpListener, role: Role, 
         Role::Inbound => limits.inbound,
         Role::Mesh => limits.handshakes,
     };
-    let permits = Arc::new(Semaphore::new(most));
-    let sources = Arc::new(Sources { most: (most / SHARE).max(1), held: Mutex::default() });
+    let per_source = if role == Role::Mesh { (most / SHARE).max(1) } else { most };
+    let places = Sources::new(most, per_source);
     let mut open = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -61,7 +55,7 @@ pub(crate) async fn serve(proxy: Arc<Proxy>, listener: TcpListener, role: Role, 
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((tcp, addr)) => admit(&proxy, &mut open, role, &permits, &sources, tcp, addr),
+            Ok((tcp, addr)) => admit(&proxy, &mut open, role, &places, tcp, addr),
             Err(error) => {
                 pause(&proxy.metrics, role, &error).await;
             }
@@ -74,18 +68,8 @@ pub(crate) async fn serve(proxy: Arc<Proxy>, listener: TcpListener, role: Role, 
 }
 
 /// Starts the connection's task, or resets it where a limit is reached.
-fn admit(
-    proxy: &Arc<Proxy>,
-    open: &mut JoinSet<()>,
-    role: Role,
-    permits: &Arc<Semaphore>,
-    sources: &Arc<Sources>,
-    tcp: TcpStream,
-    addr: SocketAddr,
-) {
-    let permit = permits.clone().try_acquire_owned().ok();
-    let source = if role == Role::Mesh { sources.hold(addr.ip()).map(Some) } else { Some(None) };
-    let (Some(permit), Some(source)) = (permit, source) else {
+fn admit(proxy: &Arc<Proxy>, open: &mut JoinSet<()>, role: Role, places: &Sources, tcp: TcpStream, addr: SocketAddr) {
+    let Some(place) = places.take(addr.ip()) else {
         proxy.metrics.limit_reached(role.name());
         return socket::arm_reset(&tcp);
     };
@@ -94,14 +78,14 @@ fn admit(
     let proxy = proxy.clone();
     open.spawn(async move {
         match role {
-            Role::Outbound => held(permit, outbound::serve(&proxy, tcp, addr)).await,
-            Role::Inbound => held(permit, inbound::serve(&proxy, tcp, addr)).await,
-            Role::Mesh => mesh_port::serve(&proxy, tcp, addr, (permit, source)).await,
+            Role::Outbound => held(place, outbound::serve(&proxy, tcp, addr)).await,
+            Role::Inbound => held(place, inbound::serve(&proxy, tcp, addr)).await,
+            Role::Mesh => mesh_port::serve(&proxy, tcp, addr, place).await,
         }
     });
 }
 
-async fn held(_permit: OwnedSemaphorePermit, serving: impl Future<Output = ()>) {
+async fn held(_place: Taken, serving: impl Future<Output = ()>) {
     serving.await;
 }
 
@@ -120,61 +104,5 @@ fn note(metrics: &Metrics, ended: Result<(), JoinError>) {
     {
         metrics.panics.inc();
         error!(%failed, "a connection's task panicked");
-    }
-}
-
-/// What a connection to the mesh port holds until its first stream.
-pub(crate) type Handshaking = (OwnedSemaphorePermit, Option<SourceGuard>);
-
-/// Handshakes under way, by address: one stranger cannot hold them all.
-pub(crate) struct Sources {
-    most: usize,
-    held: Mutex<HashMap<IpAddr, usize>>,
-}
-
-/// One handshake of one address.
-pub(crate) struct SourceGuard {
-    sources: Arc<Sources>,
-    ip: IpAddr,
-}
-
-impl Sources {
-    fn hold(self: &Arc<Self>, ip: IpAddr) -> Option<SourceGuard> {
-        let mut held = self.held.lock().expect("no code panics while it holds this");
-        let count = held.entry(ip).or_default();
-        if *count >= self.most {
-            return None;
-        }
-        *count += 1;
-        Some(SourceGuard { sources: self.clone(), ip })
-    }
-}
-
-impl Drop for SourceGuard {
-    fn drop(&mut self) {
-        let mut held = self.sources.held.lock().expect("no code panics while it holds this");
-        if let Some(count) = held.get_mut(&self.ip) {
-            *count -= 1;
-            if *count == 0 {
-                held.remove(&self.ip);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_address_cannot_hold_all_handshakes() {
-        let sources = Arc::new(Sources { most: 2, held: Mutex::default() });
-        let (stranger, peer) = (IpAddr::from([10, 1, 0, 66]), IpAddr::from([10, 1, 0, 2]));
-        let first = sources.hold(stranger).expect("free");
-        let _second = sources.hold(stranger).expect("free");
-        assert!(sources.hold(stranger).is_none());
-        assert!(sources.hold(peer).is_some());
-        drop(first);
-        assert!(sources.hold(stranger).is_some());
     }
 }

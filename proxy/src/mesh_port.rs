@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use hauberk_identity::{Credentials, Peer};
+use hauberk_identity::{Credentials, Peer, grpc::Taken};
 use hauberk_mesh::{
     ALPN_HAUBERK, ALPN_LINKERD, CloseCause, ClosedBy, Direction, FailReason, HandshakeKind, TlsDetails,
 };
@@ -21,7 +21,6 @@ use crate::{
     connections::{Settled, Tracked},
     leg::{ByteLeg, LegError},
     linkerd::HeaderReader,
-    listen::Handshaking,
     mesh_leg::MeshLeg,
     metrics::Fault,
     policy,
@@ -46,7 +45,7 @@ struct Rejected(CloseCause, ClosedBy);
 
 /// Serves one connection to the mesh port. `handshaking` is what strangers can hold: it is given back once the peer
 /// has opened a stream.
-pub(crate) async fn serve(proxy: &Proxy, tcp: TcpStream, client: SocketAddr, handshaking: Handshaking) {
+pub(crate) async fn serve(proxy: &Proxy, tcp: TcpStream, client: SocketAddr, handshaking: Taken) {
     let local = tcp.local_addr().unwrap_or(client);
     match handshake(proxy, tcp, client, local).await {
         Ok((tls, session)) if tls.get_ref().1.alpn_protocol() == Some(ALPN_LINKERD) => {
@@ -94,16 +93,16 @@ fn examine(credentials: &Credentials, tls: &TlsStream<TcpStream>) -> Result<(Pee
     if !matches!(tls.alpn_protocol(), Some(ALPN_HAUBERK | ALPN_LINKERD)) {
         return Err(CloseCause::ProtocolError);
     }
-    let peer = credentials
-        .check_peer(tls.peer_certificates(), None, SystemTime::now())
-        .map_err(|fault| upstream::identity_cause(&fault))?;
+    let peer =
+        credentials.check_peer(tls.peer_certificates(), None, SystemTime::now()).map_err(|fault| fault.cause())?;
     Ok((peer, upstream::details(tls, upstream::handshake_kind(tls))))
 }
 
 /// Serves the streams of a connection, one after the other.
-async fn streams(proxy: &Proxy, tls: TlsStream<TcpStream>, mut session: Session, handshaking: Handshaking) {
+async fn streams(proxy: &Proxy, tls: TlsStream<TcpStream>, mut session: Session, handshaking: Taken) {
     let mut leg = MeshLeg::server(tls);
     let mut handshaking = Some(handshaking);
+    let mut established = None;
     let mut served = 0;
     loop {
         let open = match next_open(proxy, &mut leg, served == 0).await {
@@ -119,9 +118,13 @@ async fn streams(proxy: &Proxy, tls: TlsStream<TcpStream>, mut session: Session,
                 break;
             }
         };
-        handshaking.take();
+        drop(handshaking.take());
         served += 1;
-        if !stream(proxy, &mut leg, &session, open).await || !leg.next_stream() || Instant::now() >= session.until {
+        established = established.or_else(|| proxy.mesh_connections.try_acquire().ok());
+        if !stream(proxy, &mut leg, &session, open, established.is_some()).await
+            || !leg.next_stream()
+            || Instant::now() >= session.until
+        {
             break;
         }
         session.details.handshake = HandshakeKind::Reused;
@@ -141,7 +144,7 @@ async fn next_open(
         let begun = tokio::select! {
             biased;
             begun = begins => begun,
-            () = proxy.draining.cancelled() => return Ok(None),
+            () = proxy.leaving.cancelled() => return Ok(None),
         };
         match begun {
             Ok(Some(Ok(open))) => return Ok(Some(open)),
@@ -178,10 +181,16 @@ fn idle_limit(pool_idle: Duration) -> Duration {
 }
 
 /// Serves one stream; whether it ended cleanly.
-async fn stream(proxy: &Proxy, leg: &mut MeshLeg<TlsStream<TcpStream>>, session: &Session, open: Open) -> bool {
+async fn stream(
+    proxy: &Proxy,
+    leg: &mut MeshLeg<TlsStream<TcpStream>>,
+    session: &Session,
+    open: Open,
+    has_place: bool,
+) -> bool {
     let target = SocketAddr::new(session.local.ip(), open.port());
     let mut record = proxy.track(Direction::Inbound, session.client, target);
-    let app = match admit(proxy, target).await {
+    let app = match admit(proxy, target, has_place).await {
         Ok(app) => app,
         Err((reason, cause)) => {
             settle(&mut record, session);
@@ -208,14 +217,14 @@ async fn stream(proxy: &Proxy, leg: &mut MeshLeg<TlsStream<TcpStream>>, session:
 }
 
 /// Connects to the application, if the port may be named and the proxy is not about to end.
-async fn admit(proxy: &Proxy, target: SocketAddr) -> Result<TcpStream, (FailReason, CloseCause)> {
+async fn admit(proxy: &Proxy, target: SocketAddr, has_place: bool) -> Result<TcpStream, (FailReason, CloseCause)> {
     if proxy.draining.is_cancelled() {
         return Err((FailReason::Draining, CloseCause::PeerDraining));
     }
     if !policy::mesh_port(&proxy.spec, target.port()) {
         return Err((FailReason::Denied, CloseCause::PortNotAllowed));
     }
-    if proxy.connections.open() > proxy.spec.limits.inbound + proxy.spec.limits.outbound {
+    if !has_place {
         proxy.metrics.limit_reached("mesh");
         return Err((FailReason::Draining, CloseCause::LimitReached));
     }
@@ -235,13 +244,14 @@ fn settle(record: &mut Tracked, session: &Session) {
 }
 
 /// Serves a connection of Linkerd's: the header, then the connection is the stream.
-async fn linkerd(proxy: &Proxy, mut tls: TlsStream<TcpStream>, session: Session, handshaking: Handshaking) {
+async fn linkerd(proxy: &Proxy, mut tls: TlsStream<TcpStream>, session: Session, handshaking: Taken) {
     let header = match timeout(proxy.spec.limits.open, read_header(&mut tls)).await {
         Ok(Ok(header)) => Ok(header),
         Ok(Err(error)) => Err(error.cause()),
         Err(_) => Err(CloseCause::OpenTimeout),
     };
     drop(handshaking);
+    let place = proxy.mesh_connections.try_acquire().ok();
     proxy.metrics.mesh_connection_ended(Direction::Inbound, 1);
     let (port, early) = match header {
         Ok(header) => header,
@@ -253,7 +263,7 @@ async fn linkerd(proxy: &Proxy, mut tls: TlsStream<TcpStream>, session: Session,
     let target = SocketAddr::new(session.local.ip(), port);
     let mut record = proxy.track(Direction::Inbound, session.client, target);
     settle(&mut record, &session);
-    match admit(proxy, target).await {
+    match admit(proxy, target, place.is_some()).await {
         Ok(app) => {
             record.to_server(&early);
             let prelude = Prelude { bytes: early, ..Prelude::default() };

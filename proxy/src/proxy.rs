@@ -8,10 +8,10 @@ use std::{
 };
 
 use hauberk_identity::{Credentials, Store};
-use hauberk_mesh::{Direction, ProxySpec};
-use tokio::{net::TcpStream, time::timeout};
+use hauberk_mesh::{Direction, MESH_PORT, ProxySpec};
+use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     bypass::Sampler,
@@ -34,8 +34,12 @@ pub(crate) struct Proxy {
     pub(crate) peers: Peers,
     pub(crate) pool: Pool<PeerKey, MeshConn>,
     pub(crate) generations: Arc<CurrentGenerations>,
-    /// Cancelled when the proxy begins to drain: mesh peers are asked to go elsewhere.
+    /// Cancelled when the pod is going to end: mesh connections are not kept for another stream.
+    pub(crate) leaving: CancellationToken,
+    /// Cancelled when the proxy begins to drain: mesh peers are told to go elsewhere.
     pub(crate) draining: CancellationToken,
+    /// Places for mesh connections that have opened a stream.
+    pub(crate) mesh_connections: Semaphore,
     own_routes: OwnRoutes,
     balancers: Mutex<HashMap<SocketAddr, Arc<Balancer>>>,
     /// Addresses that nobody knew and that have been waited for once.
@@ -43,13 +47,8 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    pub(crate) fn new(
-        spec: ProxySpec,
-        store: Store,
-        discovery: Discovery,
-        metrics: Arc<Metrics>,
-        draining: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(spec: ProxySpec, store: Store, discovery: Discovery, metrics: Arc<Metrics>) -> Self {
+        let draining = CancellationToken::new();
         let limits = &spec.limits;
         let bounds = Bounds { per_peer: limits.pool_per_peer, total: limits.pool_total, idle: limits.pool_idle };
         Self {
@@ -57,10 +56,12 @@ impl Proxy {
             discovery,
             connections: Registry::new(metrics.table.clone(), limits.recent),
             metrics,
+            leaving: draining.child_token(),
+            draining,
             peers: Peers::default(),
             pool: Pool::new(bounds),
             generations: Arc::default(),
-            draining,
+            mesh_connections: Semaphore::new(limits.inbound),
             own_routes: OwnRoutes::default(),
             balancers: Mutex::default(),
             waited: Mutex::default(),
@@ -140,6 +141,17 @@ impl Proxy {
                 return;
             }
         }
+    }
+
+    /// Waits until discovery says that this pod is being deleted.
+    pub(crate) async fn follow_own_end(&self) {
+        let Ok(own) = socket::own_address(self.spec.destination_addr) else { return std::future::pending().await };
+        let mut terminating = self.discovery.terminating(SocketAddr::new(own, MESH_PORT));
+        if terminating.wait_for(|terminating| *terminating).await.is_ok() {
+            info!("the pod is being deleted: mesh connections are not kept any more");
+            self.leaving.cancel();
+        }
+        std::future::pending().await
     }
 
     /// Once a second: lets go of what left, was idle too long, or is out of date.

@@ -18,9 +18,10 @@ use super::{
 use crate::interrupt::Interrupt;
 
 const NAMESPACE: &str = "shop";
-/// nginx behind the service, on a pod's own address, and on the port that is opted out.
+/// nginx behind the service, on a pod's own address, for the unmeshed client, and on the port that is opted out.
 const HTTP: u16 = 8080;
 const DIRECT: u16 = 8081;
+const PUBLIC: u16 = 8082;
 const OPTED_OUT: u16 = 9000;
 const REDIS: u16 = 6379;
 const SSH: u16 = 2222;
@@ -40,6 +41,7 @@ const GREETING: &str = "greeting-of-sshd";
 const DIRECT_HELLO: &str = "hello-to-a-pod";
 const DIRECT_ANSWER: &str = "answer-of-a-pod";
 const OLD_HELLO: &str = "hello-from-old-client";
+const PUBLIC_ANSWER: &str = "answer-to-old-client";
 const OLD_CALL: &str = "hello-to-old-server";
 const OLD_ANSWER: &str = "answer-of-old-server";
 const OPTED_OUT_HELLO: &str = "hello-to-port-9000";
@@ -47,10 +49,10 @@ const OPTED_OUT_ANSWER: &str = "answer-of-port-9000";
 
 /// The pods and their services. Nothing runs yet.
 pub(crate) struct Scene {
+    /// Dropped first: it takes everything down at once.
+    lab: Lab,
     pods: BTreeMap<&'static str, Pod>,
     applications: Vec<Process>,
-    /// Dropped last: it takes down everything else.
-    lab: Lab,
 }
 
 impl Scene {
@@ -80,7 +82,7 @@ impl Scene {
             let service = ServiceOptions::new(name).namespace(NAMESPACE).ip(&ip.to_string()).port(port, target);
             lab.service(service.endpoints(endpoints.iter().copied()))?;
         }
-        Ok(Self { pods, applications: Vec::new(), lab })
+        Ok(Self { lab, pods, applications: Vec::new() })
     }
 
     /// Starts everything, captured from the first packet on; has the pods talk; and gathers what is known afterwards.
@@ -100,9 +102,7 @@ impl Scene {
         step("they talk, and every packet between the pods is captured")?;
         let exchanges = self.talk();
         step("what both ends and the wire say")?;
-        let evidence = self.gather(capture, exchanges);
-        interrupt.check()?;
-        evidence
+        self.gather(capture, exchanges)
     }
 
     fn pod(&self, name: &str) -> &Pod {
@@ -115,7 +115,10 @@ impl Scene {
 
     fn start_applications(&self) -> Result<Vec<Process>> {
         Ok(vec![
-            nginx(self.pod("web-0"), &[(HTTP, WEB_0), (DIRECT, DIRECT_ANSWER), (OPTED_OUT, OPTED_OUT_ANSWER)])?,
+            nginx(
+                self.pod("web-0"),
+                &[(HTTP, WEB_0), (DIRECT, DIRECT_ANSWER), (PUBLIC, PUBLIC_ANSWER), (OPTED_OUT, OPTED_OUT_ANSWER)],
+            )?,
             nginx(self.pod("web-1"), &[(HTTP, WEB_1)])?,
             nginx(self.pod("old-server"), &[(HTTP, OLD_ANSWER)])?,
             redis(self.pod("cache"), REDIS)?,
@@ -138,13 +141,13 @@ impl Scene {
                 .saying(&[SECRET], &set_and_get(shopper, CACHE, REDIS, SECRET)),
             exchange("shopper", "shell", "SSH: the server speaks first", (SHELL, 22), SSH)
                 .saying(&[GREETING], &scan_ssh(shopper, SHELL, 22, GREETING)),
-            exchange("old-client", "web-0", "HTTP to the pod's address", (web_0, HTTP), HTTP)
-                .saying(&[OLD_HELLO, WEB_0], &get(old_client, web_0, HTTP, OLD_HELLO, WEB_0))
+            exchange("old-client", "web-0", "HTTP to the pod's address", (web_0, PUBLIC), PUBLIC)
+                .saying(&[OLD_HELLO, PUBLIC_ANSWER], &get(old_client, web_0, PUBLIC, OLD_HELLO, PUBLIC_ANSWER))
                 .in_the_clear(Direction::Inbound, Reason::UnmeshedClient, "old-client has no proxy"),
             exchange("shopper", "old-server", "HTTP", (OLD, 80), HTTP)
                 .saying(&[OLD_CALL, OLD_ANSWER], &get(shopper, OLD, 80, OLD_CALL, OLD_ANSWER))
                 .in_the_clear(Direction::Outbound, Reason::PeerNotMeshed, "old-server has no proxy"),
-            exchange("shopper", "web-0", "HTTP", (web_0, OPTED_OUT), OPTED_OUT)
+            exchange("shopper", "web-0", "HTTP to port 9000", (web_0, OPTED_OUT), OPTED_OUT)
                 .saying(
                     &[OPTED_OUT_HELLO, OPTED_OUT_ANSWER],
                     &get(shopper, web_0, OPTED_OUT, OPTED_OUT_HELLO, OPTED_OUT_ANSWER),
@@ -194,17 +197,25 @@ impl Scene {
         // Somebody has to be in the node's namespace for others to find it.
         let node = self.lab.spawn("anchor", self.lab.command("sleep").arg("infinity"))?.pid();
         let shopper = self.pod("shopper").with_proxy(|proxy| Ok(proxy.pid()))?;
+        println!("\nThe mesh stays up until Ctrl-C. To try in another terminal, as root:");
+        for (pid, what, command) in [
+            (shopper, "HTTP by mTLS, to one of two replicas", format!("curl -s http://{WEB}/{HELLO}")),
+            (shopper, "Redis by mTLS", format!("redis-cli -h {CACHE} get demo")),
+            (
+                shopper,
+                "what the proxy did, and why",
+                format!("curl -s http://127.0.0.1:{LOCAL_ADMIN_PORT}/connections"),
+            ),
+            (shopper, "its metrics", format!("curl -s http://{}:{ADMIN_PORT}/metrics", self.pod("shopper").ip())),
+            (node, "what the wire shows of it", format!("tcpdump -ni {BRIDGE} -A port {MESH_PORT}")),
+        ] {
+            println!("\n  # {what}\n  nsenter -t {pid} -n {command}");
+        }
+        let (mesh, dir) = (self.lab.mesh_path(), self.lab.dir());
         println!(
-            "\nThe mesh stays up until Ctrl-C. From another terminal, as root:\n\n\
-             \x20 nsenter -t {shopper} -n curl -s http://{WEB}/{HELLO}                        # HTTP by mTLS, to one of two replicas\n\
-             \x20 nsenter -t {shopper} -n redis-cli -h {CACHE} get demo                       # Redis by mTLS\n\
-             \x20 nsenter -t {shopper} -n curl -s http://127.0.0.1:{LOCAL_ADMIN_PORT}/connections  # what the shopper's proxy did, and why\n\
-             \x20 nsenter -t {shopper} -n curl -s http://{ip}:{ADMIN_PORT}/metrics            # its metrics\n\
-             \x20 nsenter -t {node} -n tcpdump -ni {BRIDGE} -A port {MESH_PORT}               # what the wire shows of it\n\n\
-             Pods and services: {mesh}; what you change there counts at once. Logs: {logs}/*.log",
-            ip = self.pod("shopper").ip(),
-            mesh = self.lab.mesh_path().display(),
-            logs = self.lab.dir().display(),
+            "\nPods and services: {}: changes there count at once.\nLogs: {}/*.log",
+            mesh.display(),
+            dir.display()
         );
         interrupt.wait()
     }

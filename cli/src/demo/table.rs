@@ -52,7 +52,7 @@ fn cells(row: &Row) -> [String; 8] {
         or_none(&row.identities),
         row.bytes.to_string(),
         row.plaintext.clone(),
-        row.why.to_owned(),
+        row.why.clone(),
     ]
 }
 
@@ -71,10 +71,10 @@ fn failures(report: &Report) -> impl Iterator<Item = String> {
 fn verdict(report: &Report, style: Style) -> String {
     if !report.passed() {
         let count = failures(report).count();
-        return style.paint(RED, &format!("{count} checks failed: this is not what Hauberk promises.")) + "\n";
+        return style.paint(RED, &format!("Checks that failed: {count}. This is not what Hauberk promises.")) + "\n";
     }
     let said = format!(
-        "All as it must be. {} TCP connections were captured between the pods, none was missed, and what is mTLS above \
+        "All as it must be. {} TCP connections were captured on the bridge, no packet was missed, and what is mTLS above \
          showed nothing on the wire but TLS 1.3.",
         report.flows
     );
@@ -94,7 +94,7 @@ mod tests {
             identities: "frontend.shop → web.shop".to_owned(),
             bytes: 1234,
             plaintext: plaintext.to_owned(),
-            why: "both have a proxy",
+            why: "both have a proxy".to_owned(),
             failures: failures.iter().map(|&failure| failure.to_owned()).collect(),
         }
     }

@@ -1,6 +1,6 @@
 //! Asking for a certificate, in time, with a new key each time.
 
-use std::{io, path::PathBuf, time::SystemTime};
+use std::{io, path::PathBuf, sync::Arc, time::SystemTime};
 
 use linkerd2_proxy_api::identity::{CertifyRequest, CertifyResponse, identity_client::IdentityClient};
 use rustls::pki_types::CertificateDer;
@@ -59,7 +59,7 @@ impl Agent {
     }
 
     /// Until `due`, or until nobody would believe the certificate that is held: its root may have been dropped.
-    async fn wait_until_due(&self, due: SystemTime, held: &mut watch::Receiver<Option<std::sync::Arc<Credentials>>>) {
+    async fn wait_until_due(&self, due: SystemTime, held: &mut watch::Receiver<Option<Arc<Credentials>>>) {
         loop {
             let current = held.borrow_and_update().clone();
             if current.is_none_or(|credentials| credentials.verify(SystemTime::now()).is_err()) {
@@ -72,7 +72,7 @@ impl Agent {
         }
     }
 
-    async fn certify(&self, channel: &Channel, generation: u64) -> Result<std::sync::Arc<Credentials>, Fault> {
+    async fn certify(&self, channel: &Channel, generation: u64) -> Result<Arc<Credentials>, Fault> {
         let identity = &self.config.identity;
         let path = &self.config.token_file;
         let token = fs::read(path).map_err(|source| Fault::Token { path: path.clone(), source })?;
@@ -86,12 +86,14 @@ impl Agent {
         let answer = timeout(self.config.answer, client.certify(request)).await.map_err(|_| Fault::Timeout)?;
         let chain = certificates(answer.map_err(Fault::Answer)?.into_inner());
 
-        // No await from here to `put`: the bundle must not change in between.
         let (trust, now) = (self.store.trust(), SystemTime::now());
-        let credentials = std::sync::Arc::new(Credentials::new(identity, &key, chain, &trust, generation, now)?);
+        let credentials = Credentials::new(identity, &key, chain, &trust, generation, now)?;
+        // Kept before it is shown: whoever is killed from now on finds it again.
+        self.save(key, &credentials).await;
+        // The bundle may have changed meanwhile; from here to `put` it cannot.
+        let credentials = Arc::new(credentials.with_trust(&self.store.trust())?);
         self.store.put(credentials.clone());
         info!(%identity, serial = credentials.serial(), generation, "certificate");
-        self.save(key, &credentials).await;
         Ok(credentials)
     }
 

@@ -1,6 +1,8 @@
 //! Following the trust bundle. Believed only over a connection whose server proved itself under a root that is trusted
 //! already; generations only rise.
 
+use std::time::Instant;
+
 use hauberk_api::trust::{Bundle, WatchRequest, trust_client::TrustClient};
 use rustls::pki_types::CertificateDer;
 use tokio::{sync::watch, time::timeout};
@@ -17,10 +19,12 @@ const LARGEST_BUNDLE: usize = 256 * 1024;
 impl Agent {
     /// Never ends.
     pub(super) async fn follow_trust(&self, channel: &Channel) {
-        let mut failures = 0;
+        let mut failures = 0u32;
         loop {
-            let ended = self.watch_trust(channel, &mut failures).await;
-            failures = failures.saturating_add(1);
+            let opened = Instant::now();
+            let ended = self.watch_trust(channel).await;
+            // A stream that lasted is no failure; one that a server ends at once is, however politely.
+            failures = if opened.elapsed() > self.config.retry_most { 1 } else { failures.saturating_add(1) };
             match ended {
                 Ok(()) => debug!("the stream of trust bundles ended"),
                 Err(status) => debug!(error = chain(&status), failures, "no stream of trust bundles"),
@@ -29,7 +33,7 @@ impl Agent {
         }
     }
 
-    async fn watch_trust(&self, channel: &Channel, failures: &mut u32) -> Result<(), Status> {
+    async fn watch_trust(&self, channel: &Channel) -> Result<(), Status> {
         let adopted = |generation| WatchRequest { adopted_generation: generation };
         let said = watch::Sender::new(adopted(self.store.trust().generation()));
         let mut client = TrustClient::new(channel.clone()).max_decoding_message_size(LARGEST_BUNDLE);
@@ -37,7 +41,6 @@ impl Agent {
         let late = |_| Status::deadline_exceeded("the identity server did not answer in time");
         let mut bundles = opened.map_err(late)??.into_inner();
         while let Some(bundle) = bundles.message().await? {
-            *failures = 0;
             if let Some(generation) = self.adopt(bundle).await {
                 said.send_replace(adopted(generation));
             }

@@ -216,7 +216,9 @@ async fn follow_files(ca: Arc<Ca>, pods: Arc<MeshPods>, metrics: Metrics) {
 async fn keep_own(ca: Arc<Ca>, own: Own, metrics: Metrics) {
     let mut changes = ca.changes();
     let mut generation = 1;
-    let mut due = renew_at(SystemTime::now(), own.store.ready().await.not_after(), rand::random());
+    let first = own.store.ready().await.not_after();
+    metrics.ends("own", first);
+    let mut due = renew_at(SystemTime::now(), first, rand::random());
     loop {
         tokio::select! {
             changed = changes.changed() => changed.expect("the CA is held"),

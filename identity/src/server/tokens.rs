@@ -181,3 +181,30 @@ impl TokenClaims {
 pub(crate) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_audience_may_be_written_alone_or_in_a_list() {
+        for (written, contained) in [(r#""a""#, true), (r#"["b","a"]"#, true), (r#""b""#, false), ("[]", false)] {
+            let audiences: Audiences = serde_json::from_str(written).expect("an audience");
+            assert_eq!(audiences.contains("a"), contained, "{written}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic_the_check(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(precheck(&bytes, "a", SystemTime::now()).is_err());
+        }
+
+        #[test]
+        fn no_parts_panic_the_check(token in "[A-Za-z0-9_-]{0,60}(\\.[A-Za-z0-9_-]{0,60}){0,3}") {
+            prop_assert!(precheck(token.as_bytes(), "a", SystemTime::now()).is_err());
+        }
+    }
+}

@@ -245,3 +245,42 @@ fn whole_seconds(time: SystemTime) -> SystemTime {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use hauberk_mesh::TrustDomain;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn request() -> (SecretKey, Vec<u8>) {
+        let key = SecretKey::generate().expect("a key");
+        let name = TrustDomain::default().identity("web", "shop").expect("valid");
+        let request = key.request(&name).expect("a request");
+        (key, request)
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic_the_reader_of_requests(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            prop_assert!(requested_key(&bytes).is_err());
+        }
+
+        #[test]
+        fn no_change_of_a_request_puts_another_key_in_it(at in any::<proptest::sample::Index>(), flip in 1u8..) {
+            let (key, mut request) = request();
+            let at = at.index(request.len());
+            request[at] ^= flip;
+            // Some bytes of the frame around what is signed may be others, and nothing follows from it.
+            if let Ok(taken) = requested_key(&request) {
+                prop_assert_eq!(taken.der_bytes(), key.public_key(), "byte {}", at);
+            }
+        }
+    }
+
+    #[test]
+    fn the_key_that_is_taken_is_the_requesters() {
+        let (key, request) = request();
+        assert_eq!(requested_key(&request).expect("a good request").der_bytes(), key.public_key());
+    }
+}

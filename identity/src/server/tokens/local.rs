@@ -63,7 +63,7 @@ impl LocalTokens {
         let text = zeroize::Zeroizing::new(fs::read(&path).map_err(at(&path))?);
         let key = SecretKey::from_pem(&text).map_err(invalid)?;
         let public = pem::encode(&Pem::new("PUBLIC KEY", key.subject_public_key_info()));
-        fs::replace(&public_path, public.as_bytes()).map_err(at(&public_path))?;
+        fs::create_whole(&public_path, public.as_bytes()).map_err(at(&public_path))?;
         let signer = EncodingKey::from_ec_pem(&text)?;
         Ok(Self { signer, verifier: DecodingKey::from_ec_pem(public.as_bytes())? })
     }
