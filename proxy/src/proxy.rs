@@ -9,7 +9,7 @@ use std::{
 
 use hauberk_identity::{Credentials, Store};
 use hauberk_mesh::{Direction, MESH_PORT, ProxySpec};
-use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
+use tokio::{net::TcpStream, sync::Semaphore, task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -172,13 +172,20 @@ impl Proxy {
         }
     }
 
-    /// Samples what passes without the proxy.
+    /// Samples what passes without the proxy. Reading the tables blocks, so it has a thread of its own.
     pub(crate) async fn sample_bypass(&self) {
         let mut sampler = Sampler::new(self.spec.redirection.clone());
         let mut ticks = tokio::time::interval(self.spec.limits.bypass_sample);
         loop {
             ticks.tick().await;
-            match sampler.sample() {
+            let (back, sampled) = spawn_blocking(|| {
+                let sampled = sampler.sample();
+                (sampler, sampled)
+            })
+            .await
+            .expect("sampling does not panic, and is not cancelled before this task");
+            sampler = back;
+            match sampled {
                 Ok(bypassed) => bypassed.into_iter().for_each(|found| {
                     self.metrics.bypassed(found.direction, found.protocol.as_str(), found.port, found.count);
                 }),
