@@ -12,15 +12,23 @@ mod common;
 mod evidence;
 #[path = "mesh/grpc.rs"]
 mod grpc;
+#[path = "mesh/labels.rs"]
+mod labels;
 #[path = "mesh/mariadb.rs"]
 mod mariadb;
 #[path = "mesh/nginx.rs"]
 mod nginx;
+#[path = "mesh/peers.rs"]
+mod peers;
+#[path = "mesh/places.rs"]
+mod places;
 #[path = "mesh/postgresql.rs"]
 mod postgresql;
 #[path = "mesh/redis.rs"]
 mod redis;
 #[path = "mesh/ssh.rs"]
 mod ssh;
+#[path = "mesh/streams.rs"]
+mod streams;
 #[path = "mesh/websocket.rs"]
 mod websocket;
