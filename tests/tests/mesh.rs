@@ -8,6 +8,8 @@ mod balance;
 mod basic;
 #[path = "mesh/common.rs"]
 mod common;
+#[path = "mesh/required.rs"]
+mod required;
 #[path = "mesh/scene.rs"]
 mod scene;
 #[path = "mesh/talk.rs"]

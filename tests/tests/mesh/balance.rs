@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -10,9 +9,9 @@ use hauberk_lab::{Lab, Pod, ServiceOptions, wait_for};
 use hauberk_mesh::{CloseCause, Connection, Direction, Reason, TransportState};
 
 use crate::{
-    common::{LIMIT, Server, dial, identity},
+    common::{LIMIT, dial, identity},
     scene::{PORT, at, host_of, meshed, outbound, plain, scene, service, set_endpoints},
-    talk::{HELLO, Samples, assert_refused, host, record, serve_as, tell, visit},
+    talk::{HELLO, Samples, assert_refused, host, host_anywhere, record, tell, visit},
 };
 
 /// Balancing is by chance: that none of so many connections goes to one of three equal endpoints does not happen.
@@ -154,8 +153,7 @@ fn an_endpoint_with_another_identity_is_refused_never_plaintext_and_the_next_mes
     ];
     let services = impostors.iter().flat_map(Impostor::services);
     let (lab, [client, liar, robbed, thief, good, old]) = scene(pods, services);
-    let any = |pod: &Pod| Server::listen(pod, SocketAddr::from(([0, 0, 0, 0], PORT)), serve_as(pod));
-    let _hosts = [&liar, &robbed, &thief, &good, &old].map(any);
+    let _hosts = [&liar, &robbed, &thief, &good, &old].map(|pod| host_anywhere(pod, PORT));
     let capture = lab.capture().expect("captures");
     impostors.iter().for_each(|impostor| impostor.visit_before(&client));
 

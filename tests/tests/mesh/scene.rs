@@ -29,9 +29,19 @@ pub(crate) fn scene<const N: usize>(
     options: [PodOptions; N],
     services: impl IntoIterator<Item = ServiceOptions>,
 ) -> (Lab, [Pod; N]) {
+    prepared(options, services, |_| {})
+}
+
+/// The same, with `prepare` done before the first proxy starts.
+pub(crate) fn prepared<const N: usize>(
+    options: [PodOptions; N],
+    services: impl IntoIterator<Item = ServiceOptions>,
+    prepare: impl FnOnce(&[Pod; N]),
+) -> (Lab, [Pod; N]) {
     let lab = Lab::new().expect("root and iproute2");
     let pods = options.map(|options| lab.pod(options).expect("a pod"));
     services.into_iter().for_each(|options| lab.service(options).expect("a service"));
+    prepare(&pods);
     lab.start_control_plane().expect("the control plane starts");
     for pod in pods.iter().filter(|pod| pod.is_meshed()) {
         lab.start_proxy(pod).expect("the proxy starts");

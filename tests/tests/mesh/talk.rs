@@ -3,7 +3,8 @@
 use std::{
     collections::BTreeMap,
     io::{self, Read, Write},
-    net::{IpAddr, Shutdown, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream},
+    sync::atomic::{AtomicU16, Ordering::Relaxed},
 };
 
 use hauberk_lab::Pod;
@@ -39,6 +40,11 @@ pub(crate) fn host(pod: &Pod, port: u16) -> Server {
     Server::start(pod, port, serve_as(pod))
 }
 
+/// The same on any address that the pod may have.
+pub(crate) fn host_anywhere(pod: &Pod, port: u16) -> Server {
+    Server::listen(pod, SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), serve_as(pod))
+}
+
 /// How [`host`] serves.
 pub(crate) fn serve_as(pod: &Pod) -> impl Fn(TcpStream) + Send + Sync + Clone + 'static {
     let name = pod.name().to_owned();
@@ -72,11 +78,17 @@ pub(crate) fn socket(to: SocketAddr) -> Socket {
 
 /// The same by a new `socket`. It is bound first, so that its address is known also where it is refused at once.
 pub(crate) fn tell_by(socket: Socket, from: IpAddr, to: SocketAddr, words: &[u8]) -> Visit {
-    socket.bind(&SocketAddr::new(from, 0).into()).expect("the address is the pod's");
-    let local = socket.local_addr().ok().and_then(|addr| addr.as_socket()).expect("bound");
+    let local = SocketAddr::new(from, unused_port());
+    socket.bind(&local.into()).expect("the address is the pod's and the port is free");
     let mut heard = Vec::new();
     let said = socket.connect_timeout(&to.into(), LIMIT).and_then(|()| say(socket.into(), words, &mut heard));
     Visit { local, heard, broken: said.err().map(|error| error.kind()) }
+}
+
+/// A port that no visit had before, so that records of visits are told apart; below those that the kernel gives out.
+fn unused_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    10_000 + NEXT.fetch_add(1, Relaxed) % 20_000
 }
 
 fn say(mut stream: TcpStream, words: &[u8], heard: &mut Vec<u8>) -> io::Result<()> {
@@ -87,14 +99,13 @@ fn say(mut stream: TcpStream, words: &[u8], heard: &mut Vec<u8>) -> io::Result<(
     stream.read_to_end(heard).map(drop)
 }
 
-/// The start of a TLS session, as far as anyone who only passes it on can tell: a ClientHello for `shop.example`.
-pub(crate) fn client_hello() -> Vec<u8> {
-    let name = b"shop.example";
+/// The start of a TLS session, as far as anyone who only passes it on can tell: a ClientHello for that server name.
+pub(crate) fn client_hello(name: &str) -> Vec<u8> {
     let vector = |length_bytes: usize, body: &[u8]| {
         let length = (body.len() as u32).to_be_bytes();
         [&length[4 - length_bytes..], body].concat()
     };
-    let host = [&[0][..], &vector(2, name)].concat();
+    let host = [&[0][..], &vector(2, name.as_bytes())].concat();
     let server_name = [&[0, 0][..], &vector(2, &vector(2, &host))].concat();
     let versions = [0, 43, 0, 3, 2, 3, 4];
     let extensions = vector(2, &[&server_name[..], &versions].concat());
