@@ -8,6 +8,8 @@ mod balance;
 mod basic;
 #[path = "mesh/common.rs"]
 mod common;
+#[path = "mesh/reasons.rs"]
+mod reasons;
 #[path = "mesh/required.rs"]
 mod required;
 #[path = "mesh/scene.rs"]

@@ -13,9 +13,10 @@ use hauberk_mesh::{CloseCause, Direction, Egress, Reason, TlsMode, TransportStat
 
 use crate::{
     common::{Server, closed, identity},
-    scene::{PORT, at, meshed, outbound, plain, prepared, service},
+    scene::{PORT, at, meshed, outbound, plain, prepared, scene, service},
     talk::{
         HELLO, Visit, assert_refused, client_hello, host_anywhere, record, serve_as, socket, tell, tell_by, tell_from,
+        tell_slowly,
     },
 };
 
@@ -67,7 +68,7 @@ impl Words {
     }
 }
 
-fn required(name: &str) -> PodOptions {
+pub(crate) fn required(name: &str) -> PodOptions {
     meshed(name).tls(TlsMode::Required)
 }
 
@@ -210,6 +211,44 @@ fn outside_the_cluster_a_required_pod_goes_as_its_egress_policy_says() {
     captured.check_whole().expect("whole");
     assert!(!captured.contains(SECRET) && !captured.contains(REFUSED_NAME.as_bytes()), "not a byte left the pod");
     assert!(captured.contains(HELLO) && captured.contains(PASSED_NAME.as_bytes()), "what was to pass did");
+}
+
+#[test]
+fn tls_only_holds_back_the_server_until_the_client_has_sent_a_client_hello() {
+    let pods = [required("client").egress(Egress::TlsOnly), plain("outside").unlisted().also_at(OUTSIDE)];
+    let (_lab, [client, outside]) = scene(pods, []);
+    let (reached, served) = (Arc::new(AtomicUsize::new(0)), serve_as(&outside));
+    let counter = reached.clone();
+    let out = SocketAddr::new(ip(OUTSIDE), PORT);
+    // It speaks first.
+    let _host = Server::listen(&outside, out, move |stream| {
+        counter.fetch_add(1, Relaxed);
+        served(stream);
+    });
+    let hello = client_hello(PASSED_NAME);
+    let bytes: Vec<&[u8]> = hello.chunks(hello.len() / 5).collect();
+    let denied = (CloseCause::EgressDenied, Some(Reason::OutsideCluster));
+    let almost = hello.iter().map(|byte| if *byte == 3 { 4 } else { *byte }).collect::<Vec<_>>();
+    let cases: [(&str, &[&[u8]], bool); 7] = [
+        ("in pieces", &bytes, true),
+        ("late", &[&hello], true),
+        ("its first byte, then the rest", &[&hello[..1], &hello[1..]], true),
+        ("nothing", &[b""], false),
+        ("half of it", &[&hello[..20]], false),
+        ("another version", &[&almost], false),
+        ("the first byte, then cleartext", &[&hello[..1], SECRET], false),
+    ];
+    for (what, pieces, passes) in cases {
+        let visit = tell_slowly(&client, out, pieces);
+        if passes {
+            assert_eq!(visit.host(), "outside", "{what}");
+            assert_eq!(outbound(&client, &visit).state, Some(TransportState::OwnTls), "{what}");
+        } else {
+            assert_refused(&client, Direction::Outbound, &visit, denied, what);
+        }
+    }
+    let passed = cases.iter().filter(|(_, _, passes)| *passes).count();
+    assert_eq!(reached.load(Relaxed), passed, "the server saw none that was refused");
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::{
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream},
     sync::atomic::{AtomicU16, Ordering::Relaxed},
+    thread,
+    time::Duration,
 };
 
 use hauberk_lab::Pod;
@@ -15,6 +17,9 @@ use crate::common::{LIMIT, Server, closed};
 
 /// What every visitor says.
 pub(crate) const HELLO: &[u8] = b"hello from a visitor";
+
+/// After which a word is late.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// One connection of a client, as the client saw it.
 #[derive(Debug)]
@@ -76,27 +81,47 @@ pub(crate) fn socket(to: SocketAddr) -> Socket {
     Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP)).expect("descriptors are free")
 }
 
-/// The same by a new `socket`. It is bound first, so that its address is known also where it is refused at once.
+/// The same, a piece at a time, each a moment after the one before.
+pub(crate) fn tell_slowly(pod: &Pod, to: SocketAddr, pieces: &[&[u8]]) -> Visit {
+    converse(pod.enter(|| socket(to)), pod.ip(), to, |stream| {
+        pieces.iter().try_for_each(|piece| {
+            thread::sleep(MOMENT);
+            stream.write_all(piece)
+        })
+    })
+}
+
+/// The same by a new `socket`.
 pub(crate) fn tell_by(socket: Socket, from: IpAddr, to: SocketAddr, words: &[u8]) -> Visit {
+    converse(socket, from, to, |stream| stream.write_all(words))
+}
+
+/// Connects, talks, ends, and listens. The socket is bound first, so that its address is known also where it is refused
+/// at once.
+fn converse(
+    socket: Socket,
+    from: IpAddr,
+    to: SocketAddr,
+    talk: impl FnOnce(&mut TcpStream) -> io::Result<()>,
+) -> Visit {
     let local = SocketAddr::new(from, unused_port());
     socket.bind(&local.into()).expect("the address is the pod's and the port is free");
     let mut heard = Vec::new();
-    let said = socket.connect_timeout(&to.into(), LIMIT).and_then(|()| say(socket.into(), words, &mut heard));
-    Visit { local, heard, broken: said.err().map(|error| error.kind()) }
+    let ended = socket.connect_timeout(&to.into(), LIMIT).and_then(|()| {
+        let mut stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(LIMIT))?;
+        talk(&mut stream)?;
+        // After a reset this fails in its own way: reading says what happened.
+        let _ = stream.shutdown(Shutdown::Write);
+        stream.read_to_end(&mut heard).map(drop)
+    });
+    Visit { local, heard, broken: ended.err().map(|error| error.kind()) }
 }
 
 /// A port that no visit had before, so that records of visits are told apart; below those that the kernel gives out.
 fn unused_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     10_000 + NEXT.fetch_add(1, Relaxed) % 20_000
-}
-
-fn say(mut stream: TcpStream, words: &[u8], heard: &mut Vec<u8>) -> io::Result<()> {
-    stream.set_read_timeout(Some(LIMIT))?;
-    stream.write_all(words)?;
-    // After a reset this fails in its own way: reading says what happened.
-    let _ = stream.shutdown(Shutdown::Write);
-    stream.read_to_end(heard).map(drop)
 }
 
 /// The start of a TLS session, as far as anyone who only passes it on can tell: a ClientHello for that server name.
