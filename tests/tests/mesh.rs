@@ -1,7 +1,11 @@
 //! The mesh as a whole: real processes in network namespaces, real packets. One binary, so that it links once.
 
+#[path = "mesh/affinity.rs"]
+mod affinity;
 #[path = "mesh/applications.rs"]
 mod applications;
+#[path = "mesh/balance.rs"]
+mod balance;
 #[path = "mesh/basic.rs"]
 mod basic;
 #[path = "mesh/certificate.rs"]
@@ -24,11 +28,19 @@ mod peers;
 mod places;
 #[path = "mesh/postgresql.rs"]
 mod postgresql;
+#[path = "mesh/reasons.rs"]
+mod reasons;
 #[path = "mesh/redis.rs"]
 mod redis;
+#[path = "mesh/required.rs"]
+mod required;
+#[path = "mesh/scene.rs"]
+mod scene;
 #[path = "mesh/ssh.rs"]
 mod ssh;
 #[path = "mesh/streams.rs"]
 mod streams;
+#[path = "mesh/talk.rs"]
+mod talk;
 #[path = "mesh/websocket.rs"]
 mod websocket;
