@@ -226,6 +226,11 @@ impl Session {
     }
 
     #[cfg(test)]
+    pub(super) fn next_sealing_keys(&mut self) {
+        self.sealing = self.kernel.next_sealing().expect("TLS 1.3");
+    }
+
+    #[cfg(test)]
     pub(super) fn keys(&mut self) -> (&mut Keys, &mut Keys) {
         (&mut self.sealing, &mut self.opening)
     }

@@ -178,7 +178,13 @@ impl End {
         }
     }
 
-    /// The part of a record that has come.
+    pub(super) fn into_ours(self) -> Ours {
+        match self {
+            Self::Ours(ours) => *ours,
+            Self::Rustls(_) => panic!("rustls' end"),
+        }
+    }
+
     pub(super) fn ours(&mut self) -> &mut Ours {
         match self {
             Self::Ours(ours) => ours,
@@ -187,7 +193,7 @@ impl End {
     }
 }
 
-fn written(tls: &mut Connection) -> Vec<u8> {
+pub(super) fn written(tls: &mut Connection) -> Vec<u8> {
     let mut wire = Vec::new();
     while tls.wants_write() {
         tls.write_tls(&mut wire).expect("a Vec takes it");
@@ -201,7 +207,10 @@ fn rustls_receive(tls: &mut Connection, mut wire: &[u8]) -> Got {
         tls.read_tls(&mut wire).expect("a slice gives it");
         match tls.process_new_packets() {
             Ok(state) => ended = state.peer_has_closed(),
-            Err(error) => return Got { data, result: Err(error.into()) },
+            Err(error) => {
+                let _ = tls.reader().read_to_end(&mut data);
+                return Got { data, result: Err(error.into()) };
+            }
         }
         // What it holds, or `WouldBlock`.
         let _ = tls.reader().read_to_end(&mut data);

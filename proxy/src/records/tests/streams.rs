@@ -212,6 +212,15 @@ async fn the_end_of_tcp_without_close_notify_is_truncation() {
 }
 
 #[tokio::test]
+async fn the_end_of_tcp_during_the_handshake_is_an_error() {
+    let (mut client, server) = tcp().await;
+    client.write_all(&[22, 3, 1, 0, 200, 1]).await.expect("sent");
+    drop(client);
+    let error = accept(configs(SUITES[0]).server, server).await.expect_err("half a hello");
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
+}
+
+#[tokio::test]
 async fn the_peer_is_told_what_was_wrong_and_nothing_more_is_sent() {
     let (mut stream, mut tcp, mut tls) = with_rustls().await;
     tcp.write_all(&[23, 3, 3, 0, 30].into_iter().chain([7; 30]).collect::<Vec<u8>>()).await.expect("sent");
