@@ -12,7 +12,16 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{linkerd::HeaderError, socket, wire::WireError};
+use crate::{
+    linkerd::HeaderError,
+    socket,
+    wire::{MAX_DATA_SENT, WireError},
+};
+
+/// What is read from an application at once: it makes full frames in full TLS records, four to a write.
+pub(crate) const ONE_WRITE: usize = FRAMES_PER_WRITE * MAX_DATA_SENT;
+/// Frames that a mesh leg hands to TLS at once.
+pub(crate) const FRAMES_PER_WRITE: usize = 4;
 
 /// What came from a leg.
 #[derive(Debug, PartialEq, Eq)]
@@ -94,25 +103,14 @@ impl Carrier for TcpStream {
     }
 }
 
-impl Carrier for tokio_rustls::client::TlsStream<TcpStream> {
-    fn tcp(&self) -> &TcpStream {
-        self.get_ref().0
-    }
-}
-
-impl Carrier for tokio_rustls::server::TlsStream<TcpStream> {
-    fn tcp(&self) -> &TcpStream {
-        self.get_ref().0
-    }
-}
-
 /// All of a connection: the application's TCP, a peer without mTLS, or TLS behind Linkerd's header, whose end is
 /// close_notify.
 pub(crate) struct ByteLeg<T>(pub(crate) T);
 
 impl<T: Carrier> Leg for ByteLeg<T> {
     fn poll_recv(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<Received, LegError>> {
-        let mut buf = ReadBuf::new(buf);
+        let most = buf.len().min(ONE_WRITE);
+        let mut buf = ReadBuf::new(&mut buf[..most]);
         ready!(Pin::new(&mut self.0).poll_read(cx, &mut buf))?;
         Poll::Ready(Ok(match buf.filled().len() {
             0 => Received::End,

@@ -11,7 +11,6 @@ use tokio::{
     net::TcpStream,
     time::timeout_at,
 };
-use tokio_rustls::client::TlsStream;
 use tracing::debug;
 
 use crate::{
@@ -22,6 +21,7 @@ use crate::{
     policy,
     proxy::Proxy,
     relay::{Observer, Prelude, relay},
+    secure::MeshStream,
     socket::{self, ConnectError, Route},
     upstream::{self, Connected, MeshConn, OpenError},
 };
@@ -47,7 +47,7 @@ impl Failure {
 /// The other side, connected.
 enum Server {
     Plain(ByteLeg<TcpStream>),
-    Linkerd(Box<ByteLeg<TlsStream<TcpStream>>>),
+    Linkerd(Box<ByteLeg<MeshStream>>),
     Mesh(Box<MeshConn>, Arc<Peer>),
 }
 
@@ -265,7 +265,7 @@ async fn open(
             Err(error) => return Err(error),
         }
     }
-    match upstream::connect(peer, credentials, &proxy.generations, limits, &proxy.metrics).await? {
+    match upstream::connect(peer, credentials, &proxy.generations, limits, &proxy.metrics, proxy.layer).await? {
         Connected::Hauberk(mut conn) => {
             conn.open(port, tcp, prelude, record, limits.open).await?;
             let details = conn.details();

@@ -13,8 +13,8 @@ use hauberk_mesh::{CloseCause, ClosedBy};
 
 use crate::leg::{Leg, LegError, Received};
 
-/// Read at once. With what TLS may hold back (as much again) a direction never holds more than 64 KiB.
-pub(crate) const CHUNK: usize = 32 * 1024;
+/// Read at once: four full TLS records. What a direction holds for a slow receiver is never more than this.
+const CHUNK: usize = 64 * 1024;
 /// Reads of one direction before others get their turn.
 const TURNS: usize = 4;
 

@@ -25,6 +25,7 @@ use crate::{
     listen::{self, Role},
     metrics::Metrics,
     proxy::Proxy,
+    secure::RecordLayer,
     socket,
 };
 
@@ -61,7 +62,7 @@ fn raise_descriptor_limit() {
 }
 
 /// Runs a proxy until `stop`, then drains it within the limit.
-pub async fn run(spec: ProxySpec, stop: CancellationToken) -> Result<(), RunError> {
+pub async fn run(spec: ProxySpec, layer: RecordLayer, stop: CancellationToken) -> Result<(), RunError> {
     raise_descriptor_limit();
     let limits = spec.limits.clone();
     let ending = CancellationToken::new();
@@ -82,7 +83,7 @@ pub async fn run(spec: ProxySpec, stop: CancellationToken) -> Result<(), RunErro
     let (discovery, discovering) = Discovery::new(channel, &limits, spec.networks.clone());
     discovery.register(&mut registry);
     let (tls, sidecar) = (spec.tls, spec.sidecar);
-    let proxy = Arc::new(Proxy::new(spec, store, discovery, metrics));
+    let proxy = Arc::new(Proxy::new(spec, layer, store, discovery, metrics));
 
     let listeners = bind(tls)?;
     if tls != TlsMode::Disabled {

@@ -39,7 +39,8 @@ pub struct Negotiated {
 }
 
 impl Negotiated {
-    fn of(tls: &CommonState) -> Result<Self, RecordError> {
+    /// What an established connection of rustls agreed on.
+    pub(crate) fn of(tls: &CommonState) -> Result<Self, RecordError> {
         match (tls.protocol_version(), tls.negotiated_cipher_suite()) {
             (Some(version @ ProtocolVersion::TLSv1_3), Some(suite)) => Ok(Self {
                 version,
