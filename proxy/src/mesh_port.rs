@@ -211,7 +211,7 @@ async fn stream(
         record.close(error.cause(), ClosedBy::Client);
         return false;
     }
-    let ended = relay(leg, &mut ByteLeg(app), &mut record, Prelude::default()).await;
+    let ended = relay(leg, &mut ByteLeg::new(app), &mut record, Prelude::default()).await;
     record.relayed(&ended);
     ended.cause == CloseCause::Clean
 }
@@ -267,7 +267,7 @@ async fn linkerd(proxy: &Proxy, mut tls: TlsStream<TcpStream>, session: Session,
         Ok(app) => {
             record.to_server(&early);
             let prelude = Prelude { bytes: early, ..Prelude::default() };
-            let ended = relay(&mut ByteLeg(tls), &mut ByteLeg(app), &mut record, prelude).await;
+            let ended = relay(&mut ByteLeg::new(tls), &mut ByteLeg::new(app), &mut record, prelude).await;
             record.relayed(&ended);
         }
         Err((_, cause)) => {
