@@ -4,6 +4,8 @@
 mod basic;
 #[path = "mesh/common.rs"]
 mod common;
+#[path = "mesh/endings.rs"]
+mod endings;
 #[path = "mesh/labels.rs"]
 mod labels;
 #[path = "mesh/peers.rs"]
