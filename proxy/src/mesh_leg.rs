@@ -257,6 +257,23 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg for MeshLeg<T> {
         self.poll_flush(cx)
     }
 
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<LegError> {
+        let mut buf = [0; HEADER_LEN];
+        loop {
+            let want = self.reading.wants().min(buf.len());
+            let mut read = ReadBuf::new(&mut buf[..want]);
+            if let Err(error) = ready!(Pin::new(&mut self.io).poll_read(cx, &mut read)) {
+                return Poll::Ready(error.into());
+            }
+            match self.reading.advance(read.filled()) {
+                _ if read.filled().is_empty() => return Poll::Ready(LegError::Truncated),
+                Ok((_, Event::More)) => {}
+                Ok(_) => return Poll::Ready(LegError::Reset),
+                Err(error) => return Poll::Ready(error.into()),
+            }
+        }
+    }
+
     fn reset(&mut self) {
         if self.writing.between_frames() {
             let mut cx = Context::from_waker(Waker::noop());
@@ -357,6 +374,33 @@ mod tests {
         let error = receive(&mut server, 4).await.expect_err("reset");
         assert!(matches!(error, LegError::Reset), "{error}");
         assert!(!server.next_stream());
+    }
+
+    /// The client has ended its direction, and the server knows; nothing more has come.
+    async fn half_ended() -> (Duplex, Duplex) {
+        let (mut client, mut server) = open(1000).await;
+        end(&mut client).await;
+        assert_eq!(receive(&mut server, 10).await.expect("clean"), b"");
+        assert!(server.poll_broken(&mut Context::from_waker(Waker::noop())).is_pending());
+        (client, server)
+    }
+
+    async fn broken(leg: &mut Duplex) -> LegError {
+        poll_fn(|cx| leg.poll_broken(cx)).await
+    }
+
+    #[tokio::test]
+    async fn after_the_peers_end_a_break_is_still_told() {
+        let (mut client, mut server) = half_ended().await;
+        client.reset();
+        assert!(matches!(broken(&mut server).await, LegError::Reset));
+        let (client, mut server) = half_ended().await;
+        drop(client);
+        assert!(matches!(broken(&mut server).await, LegError::Truncated));
+        let (mut client, mut server) = half_ended().await;
+        client.writing = Writing::IDLE;
+        end(&mut client).await;
+        assert!(matches!(broken(&mut server).await, LegError::Protocol(_)), "a second END");
     }
 
     #[tokio::test]

@@ -205,7 +205,7 @@ async fn stream(proxy: &Proxy, leg: &mut MeshLeg<MeshStream>, session: &Session,
         record.close(error.cause(), ClosedBy::Client);
         return false;
     }
-    let ended = relay(leg, &mut ByteLeg(app), &mut record, Prelude::default()).await;
+    let ended = relay(leg, &mut ByteLeg::new(app), &mut record, Prelude::default()).await;
     record.relayed(&ended);
     ended.cause == CloseCause::Clean
 }
@@ -261,7 +261,7 @@ async fn linkerd(proxy: &Proxy, mut tls: MeshStream, session: Session, handshaki
         Ok(app) => {
             record.to_server(&early);
             let prelude = Prelude { bytes: early, ..Prelude::default() };
-            let ended = relay(&mut ByteLeg(tls), &mut ByteLeg(app), &mut record, prelude).await;
+            let ended = relay(&mut ByteLeg::new(tls), &mut ByteLeg::new(app), &mut record, prelude).await;
             record.relayed(&ended);
         }
         Err((_, cause)) => {

@@ -103,7 +103,7 @@ async fn forward(proxy: &Proxy, client: &mut Client, own: bool, reason: Reason) 
     };
     let tcp = connected.map_err(|error| failed_connect(&error, reason))?;
     client.record.settle(Settled { how: Err(reason), peer: None, local: None, endpoint: None });
-    Ok(Server::Plain(ByteLeg(tcp)))
+    Ok(Server::Plain(ByteLeg::new(tcp)))
 }
 
 fn failed_connect(error: &ConnectError, reason: Reason) -> Failure {
@@ -220,7 +220,7 @@ async fn plain(proxy: &Proxy, client: &mut Client, endpoint: &Arc<EndpointState>
     let connected = proxy.connect(endpoint.addr(), Route::Any, Direction::Outbound).await;
     let tcp = connected.map_err(|error| (true, failed_connect(&error, reason)))?;
     client.record.settle(Settled { how: Err(reason), peer: None, local: None, endpoint: Some(endpoint.clone()) });
-    Ok(Server::Plain(ByteLeg(tcp)))
+    Ok(Server::Plain(ByteLeg::new(tcp)))
 }
 
 /// To an endpoint by mTLS.
@@ -273,14 +273,14 @@ async fn open(
         }
         Connected::Linkerd(mut tls, details) => {
             upstream::open_linkerd(&mut tls, port, limits.open).await?;
-            Ok((Server::Linkerd(Box::new(ByteLeg(tls))), details))
+            Ok((Server::Linkerd(Box::new(ByteLeg::new(tls))), details))
         }
     }
 }
 
 async fn relay_to(proxy: &Proxy, client: Client, server: Server) {
     let Client { tcp, prelude, mut record, .. } = client;
-    let mut app = ByteLeg(tcp);
+    let mut app = ByteLeg::new(tcp);
     let ended = match server {
         Server::Plain(mut leg) => relay(&mut app, &mut leg, &mut record, prelude).await,
         Server::Linkerd(mut leg) => relay(&mut app, &mut *leg, &mut record, prelude).await,

@@ -76,7 +76,20 @@ pub(crate) async fn relay(
             (false, true) => Some(ClosedBy::Server),
             (false, false) => None,
         });
-        if a.is_ready() && b.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if a.is_ready() && b.is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        if down.outlives(&up)
+            && let Poll::Ready(error) = client.poll_broken(cx)
+        {
+            return Poll::Ready(Err((ClosedBy::Client, error)));
+        }
+        if up.outlives(&down)
+            && let Poll::Ready(error) = server.poll_broken(cx)
+        {
+            return Poll::Ready(Err((ClosedBy::Server, error)));
+        }
+        Poll::Pending
     })
     .await;
     match result {
@@ -118,6 +131,11 @@ impl Pipe {
         };
         let pending = if prelude.passed_on { Vec::new() } else { prelude.bytes };
         Self { unflushed: !pending.is_empty(), pending, taken: 0, phase }
+    }
+
+    /// Whether the sender of `other` may send no more, and still gets what flows here: it can only break.
+    fn outlives(&self, other: &Self) -> bool {
+        other.phase != Phase::Flowing && self.phase != Phase::Ended
     }
 
     /// Ready once the direction has ended and its end was passed on.

@@ -12,12 +12,18 @@ mod basic;
 mod certificate;
 #[path = "mesh/common.rs"]
 mod common;
+#[path = "mesh/endings.rs"]
+mod endings;
 #[path = "mesh/evidence.rs"]
 mod evidence;
+#[path = "mesh/failover.rs"]
+mod failover;
 #[path = "mesh/grpc.rs"]
 mod grpc;
 #[path = "mesh/labels.rs"]
 mod labels;
+#[path = "mesh/linkerd.rs"]
+mod linkerd;
 #[path = "mesh/mariadb.rs"]
 mod mariadb;
 #[path = "mesh/nginx.rs"]
