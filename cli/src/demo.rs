@@ -26,7 +26,7 @@ pub(crate) struct Options {
     stay: bool,
     /// Ports of others that every pod's rules let pass, as the annotation of that name sets them: 8081,9000-9010. What
     /// passes is in plaintext, and the demo says so and fails.
-    #[arg(long, value_name = "PORTS", default_value = "")]
+    #[arg(long, value_name = "PORTS", default_value = "", hide_default_value = true)]
     skip_outbound_ports: PortSet,
 }
 

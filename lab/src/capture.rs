@@ -18,8 +18,8 @@ use crate::{
     wait_for,
 };
 
-/// KiB of the kernel's buffer: what passes while tcpdump waits for the disk.
-const BUFFER_KIB: &str = "65536";
+/// MiB of the kernel's buffer: what passes while tcpdump waits for the disk, or for its turn.
+const BUFFER_MIB: u32 = 64;
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// tcpdump may have hundreds of megabytes to write.
 const FLUSH_LIMIT: Duration = Duration::from_secs(60);
@@ -47,10 +47,17 @@ pub struct Captured {
 impl Lab {
     /// Begins to capture every packet between the pods; returns once it does.
     pub fn capture(&self) -> Result<Capture<'_>> {
+        self.capture_with_buffer(BUFFER_MIB)
+    }
+
+    /// [`Lab::capture`], with so many MiB for what passes faster than tcpdump writes it down. If all fits in twice,
+    /// nothing can be missed, however slow the machine.
+    pub fn capture_with_buffer(&self, mib: u32) -> Result<Capture<'_>> {
         let number = self.inner.next_capture();
         let file = self.dir().join(format!("capture-{number}.pcap"));
         let mut command = self.command("tcpdump");
-        command.args(["-i", BRIDGE, "-n", "-s", "0", "-U", "-B", BUFFER_KIB, "-Z", "root", "-w"]).arg(&file);
+        let buffer_kib = (mib * 1024).to_string();
+        command.args(["-i", BRIDGE, "-n", "-s", "0", "-U", "-B", &buffer_kib, "-Z", "root", "-w"]).arg(&file);
         let process = self.spawn(&format!("tcpdump-{number}"), &mut command)?;
         wait_for("tcpdump listens", START_LIMIT, || {
             process.check_running()?;

@@ -4,6 +4,25 @@
 //!
 //! Nothing in the machine's own network namespace is touched. Namespaces have no name: they last as long as the lab and
 //! its processes, and these end with the process that owns the lab, however it ends. Needs root.
+//!
+//! ```no_run
+//! use hauberk_lab::{Lab, PodOptions, ServiceOptions};
+//!
+//! let lab = Lab::new()?;
+//! let client = lab.pod(PodOptions::new("client").account("client").meshed())?;
+//! let server = lab.pod(PodOptions::new("server").account("server").meshed())?;
+//! lab.service(ServiceOptions::new("server").ip("10.2.0.10").port(80, 8080).endpoints(["server"]))?;
+//! let capture = lab.capture()?;
+//! lab.start_control_plane()?;
+//! lab.start_proxy(&client)?;
+//! lab.start_proxy(&server)?;
+//! let nginx = server.spawn("nginx", server.command("nginx").args(["-c", "/etc/nginx/nginx.conf"]))?;
+//! server.wait_listening(8080, &nginx)?;
+//! client.run("curl", ["http://10.2.0.10"])?;
+//! server.wait_connections("the request", |all| all.closed.first().cloned())?;
+//! capture.stop()?.check_whole()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod binaries;
 mod capture;

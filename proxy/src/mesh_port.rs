@@ -93,9 +93,8 @@ fn examine(credentials: &Credentials, tls: &TlsStream<TcpStream>) -> Result<(Pee
     if !matches!(tls.alpn_protocol(), Some(ALPN_HAUBERK | ALPN_LINKERD)) {
         return Err(CloseCause::ProtocolError);
     }
-    let peer = credentials
-        .check_peer(tls.peer_certificates(), None, SystemTime::now())
-        .map_err(|fault| upstream::identity_cause(&fault))?;
+    let peer =
+        credentials.check_peer(tls.peer_certificates(), None, SystemTime::now()).map_err(|fault| fault.cause())?;
     Ok((peer, upstream::details(tls, upstream::handshake_kind(tls))))
 }
 
@@ -145,7 +144,7 @@ async fn next_open(
         let begun = tokio::select! {
             biased;
             begun = begins => begun,
-            () = proxy.draining.cancelled() => return Ok(None),
+            () = proxy.leaving.cancelled() => return Ok(None),
         };
         match begun {
             Ok(Some(Ok(open))) => return Ok(Some(open)),

@@ -8,10 +8,10 @@ use std::{
 };
 
 use hauberk_identity::{Credentials, Store};
-use hauberk_mesh::{Direction, ProxySpec};
-use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
+use hauberk_mesh::{Direction, MESH_PORT, ProxySpec};
+use tokio::{net::TcpStream, sync::Semaphore, task::spawn_blocking, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     bypass::Sampler,
@@ -34,7 +34,9 @@ pub(crate) struct Proxy {
     pub(crate) peers: Peers,
     pub(crate) pool: Pool<PeerKey, MeshConn>,
     pub(crate) generations: Arc<CurrentGenerations>,
-    /// Cancelled when the proxy begins to drain: mesh peers are asked to go elsewhere.
+    /// Cancelled when the pod is going to end: mesh connections are not kept for another stream.
+    pub(crate) leaving: CancellationToken,
+    /// Cancelled when the proxy begins to drain: mesh peers are told to go elsewhere.
     pub(crate) draining: CancellationToken,
     /// Places for mesh connections that have opened a stream.
     pub(crate) mesh_connections: Semaphore,
@@ -45,13 +47,8 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    pub(crate) fn new(
-        spec: ProxySpec,
-        store: Store,
-        discovery: Discovery,
-        metrics: Arc<Metrics>,
-        draining: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(spec: ProxySpec, store: Store, discovery: Discovery, metrics: Arc<Metrics>) -> Self {
+        let draining = CancellationToken::new();
         let limits = &spec.limits;
         let bounds = Bounds { per_peer: limits.pool_per_peer, total: limits.pool_total, idle: limits.pool_idle };
         Self {
@@ -59,10 +56,11 @@ impl Proxy {
             discovery,
             connections: Registry::new(metrics.table.clone(), limits.recent),
             metrics,
+            leaving: draining.child_token(),
+            draining,
             peers: Peers::default(),
             pool: Pool::new(bounds),
             generations: Arc::default(),
-            draining,
             mesh_connections: Semaphore::new(limits.inbound),
             own_routes: OwnRoutes::default(),
             balancers: Mutex::default(),
@@ -147,6 +145,17 @@ impl Proxy {
         }
     }
 
+    /// Waits until discovery says that this pod is being deleted.
+    pub(crate) async fn follow_own_end(&self) {
+        let Ok(own) = socket::own_address(self.spec.destination_addr) else { return std::future::pending().await };
+        let mut terminating = self.discovery.terminating(SocketAddr::new(own, MESH_PORT));
+        if terminating.wait_for(|terminating| *terminating).await.is_ok() {
+            info!("the pod is being deleted: mesh connections are not kept any more");
+            self.leaving.cancel();
+        }
+        std::future::pending().await
+    }
+
     /// Once a second: lets go of what left, was idle too long, or is out of date.
     pub(crate) async fn housekeeping(&self) {
         let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1));
@@ -165,13 +174,20 @@ impl Proxy {
         }
     }
 
-    /// Samples what passes without the proxy.
+    /// Samples what passes without the proxy. Reading the tables blocks, so it has a thread of its own.
     pub(crate) async fn sample_bypass(&self) {
         let mut sampler = Sampler::new(self.spec.redirection.clone());
         let mut ticks = tokio::time::interval(self.spec.limits.bypass_sample);
         loop {
             ticks.tick().await;
-            match sampler.sample() {
+            let (back, sampled) = spawn_blocking(|| {
+                let sampled = sampler.sample();
+                (sampler, sampled)
+            })
+            .await
+            .expect("sampling does not panic, and is not cancelled before this task");
+            sampler = back;
+            match sampled {
                 Ok(bypassed) => bypassed.into_iter().for_each(|found| {
                     self.metrics.bypassed(found.direction, found.protocol.as_str(), found.port, found.count);
                 }),

@@ -13,10 +13,11 @@ use hauberk_mesh::{
     ADMIN_PORT, DESTINATION_ACCOUNT, INBOUND_PORT, InvalidIdentity, LOCAL_ADMIN_PORT, MESH_PORT, OUTBOUND_PORT,
     ProxySpec, SidecarKind, TlsMode,
 };
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     admin::{self, Admin, Audience},
@@ -49,11 +50,21 @@ pub enum RunError {
     Identity(#[from] InvalidIdentity),
 }
 
+/// As many descriptors as the limit of the container allows: every connection takes two.
+fn raise_descriptor_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        warn!(%error, soft, hard, "cannot raise the limit of open files");
+    }
+}
+
 /// Runs a proxy until `stop`, then drains it within the limit.
 pub async fn run(spec: ProxySpec, stop: CancellationToken) -> Result<(), RunError> {
+    raise_descriptor_limit();
     let limits = spec.limits.clone();
     let ending = CancellationToken::new();
-    let draining = CancellationToken::new();
     let mut background = JoinSet::new();
 
     let config = AgentConfig::new(
@@ -71,12 +82,19 @@ pub async fn run(spec: ProxySpec, stop: CancellationToken) -> Result<(), RunErro
     let (discovery, discovering) = Discovery::new(channel, &limits, spec.networks.clone());
     discovery.register(&mut registry);
     let (tls, sidecar) = (spec.tls, spec.sidecar);
-    let proxy = Arc::new(Proxy::new(spec, store, discovery, metrics, draining.clone()));
+    let proxy = Arc::new(Proxy::new(spec, store, discovery, metrics));
 
     let listeners = bind(tls)?;
     if tls != TlsMode::Disabled {
         background.spawn(agent.run(ending.clone()));
-        background.spawn(discovering);
+        let ready = proxy.store.clone();
+        background.spawn(async move {
+            // Destination answers nobody without a certificate: asking earlier would only make it back off.
+            ready.ready().await;
+            discovering.await;
+        });
+        let shared = proxy.clone();
+        background.spawn(async move { shared.follow_own_end().await });
     }
     let shared = proxy.clone();
     background.spawn(async move { shared.follow_certificates().await });
@@ -100,7 +118,7 @@ pub async fn run(spec: ProxySpec, stop: CancellationToken) -> Result<(), RunErro
         Some(ended) = background.join_next() => watch(ended),
     }
     info!(limit = ?limits.drain, "draining");
-    draining.cancel();
+    proxy.draining.cancel();
     let drained = timeout(limits.drain, drain(&proxy, sidecar, &accepting, &mut serving)).await;
     if drained.is_err() {
         info!(open = proxy.connections.open(), "the drain's limit has passed: closing what is open");

@@ -9,9 +9,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use hauberk_identity::{Credentials, PeerFault};
+use hauberk_identity::{Credentials, PeerFault, server_name};
 use hauberk_mesh::{CloseCause, Direction, FailReason, HandshakeKind, Limits, TlsDetails};
-use rustls::{CommonState, pki_types::ServerName};
+use rustls::{AlertDescription, CommonState};
 use tokio::{
     io::{AsyncRead, AsyncWriteExt, ReadBuf},
     net::TcpStream,
@@ -61,7 +61,7 @@ impl OpenError {
             Self::Connect(error) => error.cause(),
             Self::Handshake(error) => handshake_cause(error),
             Self::HandshakeTimeout(_) => CloseCause::HandshakeTimeout,
-            Self::Identity(fault) => identity_cause(fault),
+            Self::Identity(fault) => fault.cause(),
             Self::Failed(FailReason::Refused) => CloseCause::ConnectRefused,
             Self::Failed(FailReason::Unreachable) => CloseCause::ConnectUnreachable,
             Self::Failed(FailReason::TimedOut) => CloseCause::ConnectTimeout,
@@ -85,25 +85,11 @@ impl OpenError {
     }
 }
 
-pub(crate) fn identity_cause(fault: &PeerFault) -> CloseCause {
-    match fault {
-        PeerFault::Expired { .. } | PeerFault::NotYetValid { .. } => CloseCause::CertificateExpired,
-        PeerFault::NoCertificate | PeerFault::Unreadable { .. } => CloseCause::HandshakeFailed,
-        _ => CloseCause::IdentityMismatch,
-    }
-}
-
 pub(crate) fn handshake_cause(error: &io::Error) -> CloseCause {
-    use rustls::{AlertDescription, CertificateError as C, Error as E};
     match tls_error(error) {
-        Some(E::InvalidCertificate(C::NotValidForName | C::NotValidForNameContext { .. })) => {
-            CloseCause::IdentityMismatch
-        }
-        Some(E::InvalidCertificate(
-            C::Expired | C::ExpiredContext { .. } | C::NotValidYet | C::NotValidYetContext { .. },
-        ))
-        | Some(E::AlertReceived(AlertDescription::CertificateExpired)) => CloseCause::CertificateExpired,
-        _ => CloseCause::HandshakeFailed,
+        Some(rustls::Error::AlertReceived(AlertDescription::CertificateExpired)) => CloseCause::CertificateExpired,
+        Some(error) => hauberk_identity::close_cause(error),
+        None => CloseCause::HandshakeFailed,
     }
 }
 
@@ -203,7 +189,7 @@ pub(crate) async fn connect(
     metrics.connected(Direction::Outbound, begin.elapsed());
     let failed = |fault| metrics.handshake_failed(Direction::Outbound, fault);
     let begin = Instant::now();
-    let name = ServerName::try_from(peer.key.identity.as_str().to_owned()).expect("an identity is a DNS name");
+    let name = server_name(&peer.key.identity);
     let connector = TlsConnector::from(peer.config(credentials));
     let mut tls = match timeout(limits.handshake, connector.connect(name, tcp)).await {
         Ok(Ok(tls)) => tls,

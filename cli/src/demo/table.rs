@@ -74,7 +74,7 @@ fn verdict(report: &Report, style: Style) -> String {
         return style.paint(RED, &format!("Checks that failed: {count}. This is not what Hauberk promises.")) + "\n";
     }
     let said = format!(
-        "All as it must be. {} TCP connections were captured between the pods, none was missed, and what is mTLS above \
+        "All as it must be. {} TCP connections were captured on the bridge, no packet was missed, and what is mTLS above \
          showed nothing on the wire but TLS 1.3.",
         report.flows
     );

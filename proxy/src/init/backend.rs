@@ -104,6 +104,7 @@ impl Backend {
         let call = |family| self.iptables_setup(redirection, family);
         match (call(Family::V6), ipv6) {
             (Ok(v6), _) => Ok(Plan { calls: vec![v6, call(Family::V4)?], without_ipv6: None }),
+            (Err(why), _) if !why.is_lack_of_support() => Err(why),
             (Err(why), None) => Ok(Plan { calls: vec![call(Family::V4)?], without_ipv6: Some(why) }),
             (Err(why), Some(address)) => Err(InitError::Ipv6 { address, backend: self, source: Box::new(why) }),
         }

@@ -66,7 +66,8 @@ pub enum InitError {
     },
     /// The kernel lacks something that the rules need.
     #[error(
-        "{family}: the kernel does not have {piece}: load the module {module} on the node, or choose another --backend ({source})"
+        "{family}: the kernel refuses {piece}: load its module {module} on the node, or choose another --backend \
+         ({source})"
     )]
     Kernel {
         /// Whose rules.
@@ -111,6 +112,11 @@ pub enum InitError {
 }
 
 impl InitError {
+    /// Whether the tool or the kernel cannot do what was asked, now or later.
+    pub(super) fn is_lack_of_support(&self) -> bool {
+        matches!(self, Self::Kernel { .. } | Self::ToolFailed { .. } | Self::ToolMissing { .. })
+    }
+
     pub(super) fn at(self, family: Option<Family>, piece: &'static str, module: &'static str) -> Self {
         let family = family.map_or("IPv4 and IPv6", Family::as_str);
         Self::Kernel { family, piece, module, source: Box::new(self) }

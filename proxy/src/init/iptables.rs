@@ -91,9 +91,10 @@ fn inbound(redirection: &Redirection, family: Family) -> Vec<String> {
 }
 
 fn outbound(redirection: &Redirection, family: Family) -> Vec<String> {
-    let loopback = if family == Family::V4 { "127.0.0.0/8" } else { "::1/128" };
-    let mut rules =
-        vec![format!("-m owner --uid-owner {} -j RETURN", redirection.proxy_uid), format!("-d {loopback} -j RETURN")];
+    // Redirected link-local connections hang: the answer finds no way from ::1 to an address with a scope.
+    let passing: &[_] = if family == Family::V4 { &["127.0.0.0/8"] } else { &["::1/128", "fe80::/10"] };
+    let mut rules = vec![format!("-m owner --uid-owner {} -j RETURN", redirection.proxy_uid)];
+    rules.extend(passing.iter().map(|net| format!("-d {net} -j RETURN")));
     rules.extend(ports(&redirection.skip_outbound_ports));
     rules.extend(family.subnets(redirection).iter().map(|net| format!("-d {net} -j RETURN")));
     rules.push(format!("-p tcp -j REDIRECT --to-ports {OUTBOUND_PORT}"));
@@ -140,8 +141,8 @@ mod tests {
         assert_eq!(setup(&Redirection::default(), Family::V4, FOREIGN), expected);
         assert_eq!(
             setup(&Redirection::default(), Family::V6, FOREIGN),
-            expected.replace("127.0.0.0/8", "::1/128"),
-            "the families differ in loopback only"
+            expected.replace("-d 127.0.0.0/8", "-d ::1/128 -j RETURN\n-A HAUBERK_OUTPUT -d fe80::/10"),
+            "the families differ in what never leaves the link"
         );
     }
 

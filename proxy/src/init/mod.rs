@@ -8,6 +8,7 @@ mod error;
 mod iptables;
 mod kernel;
 mod nft;
+mod routes;
 mod tool;
 
 use std::io::Write;
@@ -82,6 +83,10 @@ fn set_up(args: &InitArgs, redirection: &Redirection, out: &mut impl Write) -> R
             Err(error) => writeln!(out, "# whether {other} still has rules of an earlier run cannot be told: {error}")?,
         }
     }
+    // Better with them, right without: what hinders them is told.
+    if let Err(error) = routes::missing().and_then(|call| carry_out(call.as_slice(), args.dry_run, out)) {
+        writeln!(out, "# the pod's own addresses are not led over lo, so ports are used again later: {error}")?;
+    }
     let set = if args.dry_run { "would be set" } else { "is set" };
     let families = if plan.without_ipv6.is_some() { "IPv4" } else { "IPv4 and IPv6" };
     writeln!(
@@ -123,6 +128,9 @@ fn choose(
 
 /// Removes what can be removed, then fails if there was a backend that could not be looked at.
 fn cleanup(dry_run: bool, out: &mut impl Write) -> Result<(), InitError> {
+    if let Err(error) = routes::removal().and_then(|call| carry_out(call.as_slice(), dry_run, out)) {
+        writeln!(out, "# routes that lead the pod's own addresses over lo may be left; they do no harm: {error}")?;
+    }
     let mut unseen = Vec::new();
     for backend in Backend::ALL {
         match backend.removal() {

@@ -56,7 +56,8 @@ fn outbound(redirection: &Redirection) -> Vec<String> {
     let mut rules = vec![
         format!("meta skuid {} return", redirection.proxy_uid),
         "ip daddr 127.0.0.0/8 return".to_owned(),
-        "ip6 daddr ::1 return".to_owned(),
+        // Redirected link-local connections hang: the answer finds no way from ::1 to an address with a scope.
+        "ip6 daddr { ::1, fe80::/10 } return".to_owned(),
     ];
     rules.extend(ports(&redirection.skip_outbound_ports));
     rules.extend(subnets(redirection, "daddr"));
@@ -105,7 +106,7 @@ table inet hauberk {
 		type nat hook output priority -101; policy accept;
 		meta skuid 2102 return
 		ip daddr 127.0.0.0/8 return
-		ip6 daddr ::1 return
+		ip6 daddr { ::1, fe80::/10 } return
 		meta l4proto tcp redirect to :4140
 	}
 }
@@ -132,7 +133,7 @@ table inet hauberk {
         let expected_outbound = [
             "meta skuid 7 return",
             "ip daddr 127.0.0.0/8 return",
-            "ip6 daddr ::1 return",
+            "ip6 daddr { ::1, fe80::/10 } return",
             "tcp dport { 25 } return",
             "ip daddr { 10.0.0.0/8 } return",
             "ip6 daddr { fd09::/64 } return",

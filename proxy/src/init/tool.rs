@@ -1,4 +1,4 @@
-//! Runs nft and iptables: text in, text out, with a time limit. Knows nothing of rules.
+//! Runs nft, iptables and ip: text in, text out, with a time limit. Knows nothing of rules.
 
 use std::{fmt, io, process::Stdio, thread, time::Duration};
 
@@ -66,7 +66,12 @@ async fn exchange(call: &Call) -> io::Result<std::process::Output> {
 
 fn failed_to_run(tool: &'static str, source: io::Error) -> InitError {
     if source.kind() == io::ErrorKind::NotFound {
-        return InitError::ToolMissing { tool, package: if tool == "nft" { "nftables" } else { "iptables" } };
+        let package = match tool {
+            "nft" => "nftables",
+            "ip" => "iproute2",
+            _ => "iptables",
+        };
+        return InitError::ToolMissing { tool, package };
     }
     InitError::ToolBroken { tool, source }
 }

@@ -1,6 +1,7 @@
 //! The real service, on real sockets.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -139,6 +140,7 @@ async fn a_service_a_pod_and_nobody_are_known_for_what_they_are() {
     }
     let mapped = target(&discovery, "[::ffff:10.1.0.2]:8080").await.expect("known");
     assert_eq!(addrs(&mapped), [MESHED], "as a dual-stack socket writes it");
+    assert_eq!(discovery.0.entries.len(), 3, "the same address");
     let nobody = target(&discovery, NOBODY).await.expect("known to be nobody");
     assert_eq!((nobody.kind, nobody.endpoints.len()), (TargetKind::Unknown, 0));
 }
@@ -216,4 +218,20 @@ async fn networks_are_those_given_at_start_until_the_service_tells_of_others() {
     becomes(&mut networks, "the next", |it| it.is_inside(addr("10.3.0.1:1").ip()) && it.is_inside(addr(SERVICE).ip()))
         .await;
     assert!(!networks.borrow().is_inside(addr(NOBODY).ip()), "only what is known of the rest");
+}
+
+#[tokio::test]
+async fn one_proxy_may_hold_as_many_addresses_as_its_limit_says() {
+    let mut service = Service::start();
+    let limits = Limits { discovery: super::LONG, ..Limits::default() };
+    let discovery = service.discovery(&limits);
+    let _leaving = discovery.terminating(addr("10.1.0.2:4143"));
+    let mut asked = JoinSet::new();
+    for i in 0..limits.discovery_addresses {
+        let discovery = discovery.clone();
+        let text = SocketAddr::from(([10, 2, (i >> 8) as u8, i as u8], 8080));
+        asked.spawn(async move { discovery.target(text).await });
+    }
+    let held = within("all answers", asked.join_all()).await;
+    assert_eq!(held.into_iter().filter_map(Result::ok).count(), limits.discovery_addresses);
 }
