@@ -4,6 +4,8 @@
 mod affinity;
 #[path = "mesh/applications.rs"]
 mod applications;
+#[path = "mesh/away.rs"]
+mod away;
 #[path = "mesh/balance.rs"]
 mod balance;
 #[path = "mesh/basic.rs"]

@@ -2,27 +2,23 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
     thread::JoinHandle,
     time::Duration,
 };
 
 use hauberk_lab::{Lab, Pod, PodOptions};
 use hauberk_mesh::{Connection, Connections};
+use socket2::SockRef;
 
 /// Longer than anything that works takes; shorter than a person waits.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
-/// A server inside a pod, one thread for each connection; gone when dropped.
+/// A server inside a pod, one thread for each connection. Dropped, it listens no more.
 pub(crate) struct Server {
-    addr: SocketAddr,
-    stop: Arc<AtomicBool>,
+    listener: Arc<TcpListener>,
     accepting: Option<JoinHandle<()>>,
-    pod: Pod,
 }
 
 impl Server {
@@ -37,19 +33,15 @@ impl Server {
         addr: SocketAddr,
         serve: impl Fn(TcpStream) + Send + Sync + Clone + 'static,
     ) -> Self {
-        let listener = pod.enter(|| TcpListener::bind(addr)).expect("the port is free");
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let listener = Arc::new(pod.enter(|| TcpListener::bind(addr)).expect("the port is free"));
+        let accepts = listener.clone();
         let accepting = std::thread::spawn(move || {
-            while let Ok((stream, _)) = listener.accept() {
-                if stopped.load(Relaxed) {
-                    break;
-                }
+            while let Ok((stream, _)) = accepts.accept() {
                 let serve = serve.clone();
                 std::thread::spawn(move || serve(stream));
             }
         });
-        Self { addr, stop, accepting: Some(accepting), pod: pod.clone() }
+        Self { listener, accepting: Some(accepting) }
     }
 
     /// Gives back every byte, and ends when the client does.
@@ -66,11 +58,11 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stop.store(true, Relaxed);
-        // Wakes the accept; from inside the pod the proxy lets its own address pass or refuses it, either wakes us.
-        let addr = self.addr;
-        let _ = self.pod.enter(|| TcpStream::connect_timeout(&addr, Duration::from_secs(1)));
-        drop(self.accepting.take());
+        // Ends the accept. Were the thread still there, it would take one more connection.
+        let stopped = SockRef::from(&*self.listener).shutdown(Shutdown::Both).is_ok();
+        if let Some(accepting) = self.accepting.take().filter(|_| stopped) {
+            let _ = accepting.join();
+        }
     }
 }
 
