@@ -125,8 +125,6 @@ impl<T: Carrier> Leg for ByteLeg<T> {
     fn poll_recv(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<Received, LegError>> {
         let most = buf.len().min(ONE_WRITE);
         let mut buf = ReadBuf::new(&mut buf[..most]);
-        ready!(Pin::new(&mut self.0).poll_read(cx, &mut buf))?;
-        let mut buf = ReadBuf::new(buf);
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf))?;
         Poll::Ready(Ok(match buf.filled().len() {
             0 => Received::End,

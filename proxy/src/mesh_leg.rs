@@ -261,12 +261,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg for MeshLeg<T> {
         let mut buf = [0; HEADER_LEN];
         loop {
             let want = self.reading.wants().min(buf.len());
-            let mut read = ReadBuf::new(&mut buf[..want]);
-            if let Err(error) = ready!(Pin::new(&mut self.io).poll_read(cx, &mut read)) {
-                return Poll::Ready(error.into());
-            }
-            match self.reading.advance(read.filled()) {
-                _ if read.filled().is_empty() => return Poll::Ready(LegError::Truncated),
+            let count = match ready!(self.poll_bytes(cx, &mut buf[..want])) {
+                Ok(count) => count,
+                Err(error) => return Poll::Ready(error),
+            };
+            match self.reading.advance(&buf[..count]) {
                 Ok((_, Event::More)) => {}
                 Ok(_) => return Poll::Ready(LegError::Reset),
                 Err(error) => return Poll::Ready(error.into()),
