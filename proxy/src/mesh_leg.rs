@@ -20,6 +20,8 @@ use crate::{
 pub(crate) struct MeshLeg<T> {
     io: T,
     reading: ReadState,
+    /// RESET has come, behind bytes that are handed out before it is told.
+    reset: bool,
     writing: Writing,
 }
 
@@ -48,12 +50,12 @@ impl Writing {
 impl<T: AsyncRead + AsyncWrite + Unpin> MeshLeg<T> {
     /// For the side that opens streams; it has yet to send OPEN.
     pub(crate) fn client(io: T) -> Self {
-        Self { io, reading: ReadState::client(), writing: Writing::IDLE }
+        Self { io, reading: ReadState::client(), reset: false, writing: Writing::IDLE }
     }
 
     /// For the side that accepts streams.
     pub(crate) fn server(io: T) -> Self {
-        Self { io, reading: ReadState::server(), writing: Writing::IDLE }
+        Self { io, reading: ReadState::server(), reset: false, writing: Writing::IDLE }
     }
 
     /// The next frame that is no DATA: OPEN for a server; OPENED, FAILED for a client.
@@ -148,12 +150,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg for MeshLeg<T> {
         let mut filled = 0;
         let some = |filled| Poll::Ready(Ok(Received::Data(filled)));
         loop {
-            if self.reading.ended() && filled == 0 {
-                return Poll::Ready(Ok(Received::End));
-            }
             let want = self.reading.wants().min(buf.len() - filled);
-            if self.reading.ended() || want == 0 {
+            if filled > 0 && (self.reset || self.reading.ended() || want == 0) {
                 return some(filled);
+            }
+            if self.reset {
+                return Poll::Ready(Err(LegError::Reset));
+            }
+            if self.reading.ended() {
+                return Poll::Ready(Ok(Received::End));
             }
             let mut read = ReadBuf::new(&mut buf[filled..filled + want]);
             let count = match Pin::new(&mut self.io).poll_read(cx, &mut read) {
@@ -168,7 +173,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg for MeshLeg<T> {
             }
             match self.reading.advance(&buf[filled..filled + count])?.1 {
                 Event::Data(data) => filled += data.len(),
-                Event::Reset => return Poll::Ready(Err(LegError::Reset)),
+                Event::Reset => self.reset = true,
                 Event::More | Event::End => {}
                 Event::Open(_) | Event::Opened | Event::Failed(_) => unreachable!("the stream is open"),
             }
@@ -303,6 +308,19 @@ mod tests {
         let error = receive(&mut server, 4).await.expect_err("reset");
         assert!(matches!(error, LegError::Reset), "{error}");
         assert!(!server.next_stream());
+    }
+
+    #[tokio::test]
+    async fn what_came_before_a_reset_is_handed_out_before_it() {
+        let (mut client, mut server) = open(1000).await;
+        send(&mut server, b"the last ").await;
+        send(&mut server, b"word").await;
+        server.reset();
+        let mut buf = [0; 100];
+        let received = poll_fn(|cx| client.poll_recv(cx, &mut buf)).await.expect("bytes first");
+        assert_eq!((received, &buf[..13]), (Received::Data(13), &b"the last word"[..]));
+        let error = receive(&mut client, 100).await.expect_err("then the reset");
+        assert!(matches!(error, LegError::Reset), "{error}");
     }
 
     #[tokio::test]
