@@ -12,6 +12,8 @@ mod common;
 mod evidence;
 #[path = "mesh/grpc.rs"]
 mod grpc;
+#[path = "mesh/ipv6.rs"]
+mod ipv6;
 #[path = "mesh/mariadb.rs"]
 mod mariadb;
 #[path = "mesh/nginx.rs"]
