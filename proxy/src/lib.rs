@@ -19,6 +19,7 @@ mod outbound;
 mod policy;
 mod pool;
 mod proxy;
+pub mod records;
 mod relay;
 mod run;
 mod series;

@@ -1,6 +1,6 @@
 //! `hauberk-proxy`: `run` is the sidecar, `init` sets the redirection and exits.
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -30,7 +30,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    tracing_subscriber::fmt().with_env_filter(&args.log).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(&args.log).with_ansi(colours).with_writer(std::io::stderr).init();
     let done = match &args.command {
         Command::Run => run(),
         Command::Init(args) => init::run(args, &mut std::io::stdout()).map_err(anyhow::Error::from),

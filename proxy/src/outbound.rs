@@ -9,7 +9,7 @@ use hauberk_mesh::{CloseCause, ClosedBy, Direction, FirstBytes, Reason, TlsDetai
 use tokio::{
     io::{AsyncRead, ReadBuf},
     net::TcpStream,
-    time::timeout,
+    time::timeout_at,
 };
 use tokio_rustls::client::TlsStream;
 use tracing::debug;
@@ -146,9 +146,9 @@ async fn discovered(proxy: &Proxy, client: &mut Client) -> Result<(Server, Optio
     };
     let balancer = proxy.balancer(client.target).await.map_err(unavailable)?;
     let mut target = balancer.refresh(&proxy.peers);
-    if target.kind == TargetKind::Unknown && proxy.first_wait(client.target) {
-        let known = balancer.wait_until_known();
-        let _ = timeout(proxy.spec.limits.unknown_in_cluster, known).await;
+    if target.kind == TargetKind::Unknown {
+        let until = proxy.unknown_until(client.target).into();
+        let _ = timeout_at(until, balancer.wait_until_known()).await;
         target = balancer.refresh(&proxy.peers);
     }
     if let Some(service) = &target.service {

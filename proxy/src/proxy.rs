@@ -1,7 +1,7 @@
 //! What all connections of a proxy share, and the housekeeping of it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::Instant,
@@ -42,8 +42,8 @@ pub(crate) struct Proxy {
     pub(crate) mesh_connections: Semaphore,
     own_routes: OwnRoutes,
     balancers: Mutex<HashMap<SocketAddr, Arc<Balancer>>>,
-    /// Addresses that nobody knew and that have been waited for once.
-    waited: Mutex<HashSet<SocketAddr>>,
+    /// Addresses that nobody knew, each with the end of the time that it got to become known.
+    waited: Mutex<HashMap<SocketAddr, Instant>>,
 }
 
 impl Proxy {
@@ -117,13 +117,15 @@ impl Proxy {
         }
     }
 
-    /// Whether this is the first time that `target` has to be waited for. Bounded: what was forgotten waits again.
-    pub(crate) fn first_wait(&self, target: SocketAddr) -> bool {
+    /// Until when connections to `target`, which nobody knows, wait for it to become known: its time begins with the
+    /// first of them, and never again. Bounded: what was forgotten gets its time again.
+    pub(crate) fn unknown_until(&self, target: SocketAddr) -> Instant {
+        let limits = &self.spec.limits;
         let mut waited = lock(&self.waited);
-        if waited.len() >= self.spec.limits.discovery_addresses {
+        if waited.len() >= limits.discovery_addresses && !waited.contains_key(&target) {
             waited.clear();
         }
-        waited.insert(target)
+        *waited.entry(target).or_insert_with(|| Instant::now() + limits.unknown_in_cluster)
     }
 
     /// Follows certificate changes: connections made with others are not used again.

@@ -1,7 +1,11 @@
 //! The mesh as a whole: real processes in network namespaces, real packets. One binary, so that it links once.
 
+#[path = "mesh/affinity.rs"]
+mod affinity;
 #[path = "mesh/applications.rs"]
 mod applications;
+#[path = "mesh/balance.rs"]
+mod balance;
 #[path = "mesh/basic.rs"]
 mod basic;
 #[path = "mesh/certificate.rs"]
@@ -14,15 +18,31 @@ mod evidence;
 mod grpc;
 #[path = "mesh/ipv6.rs"]
 mod ipv6;
+#[path = "mesh/labels.rs"]
+mod labels;
 #[path = "mesh/mariadb.rs"]
 mod mariadb;
 #[path = "mesh/nginx.rs"]
 mod nginx;
+#[path = "mesh/peers.rs"]
+mod peers;
+#[path = "mesh/places.rs"]
+mod places;
 #[path = "mesh/postgresql.rs"]
 mod postgresql;
+#[path = "mesh/reasons.rs"]
+mod reasons;
 #[path = "mesh/redis.rs"]
 mod redis;
+#[path = "mesh/required.rs"]
+mod required;
+#[path = "mesh/scene.rs"]
+mod scene;
 #[path = "mesh/ssh.rs"]
 mod ssh;
+#[path = "mesh/streams.rs"]
+mod streams;
+#[path = "mesh/talk.rs"]
+mod talk;
 #[path = "mesh/websocket.rs"]
 mod websocket;

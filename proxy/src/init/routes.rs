@@ -34,9 +34,11 @@ pub(super) fn missing() -> Result<Option<Call>, InitError> {
     let mut lacking: Vec<Ipv4Addr> = addresses.filter(|address: &Ipv4Addr| !reached(address)).collect();
     lacking.sort_unstable();
     lacking.dedup();
-    Ok(batch(lacking.iter().map(|address| {
-        format!("route prepend local {address} dev lo table local proto {PROTOCOL} src {address}\n")
-    })))
+    Ok(batch(
+        lacking.iter().map(|address| {
+            format!("route prepend local {address} dev lo table local proto {PROTOCOL} src {address}\n")
+        }),
+    ))
 }
 
 /// What removes ours.

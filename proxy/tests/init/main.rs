@@ -5,6 +5,7 @@ mod bypassed;
 mod failures;
 mod netns;
 mod redirects;
+mod routes;
 mod rules;
 
 use std::process::{Command, Output};
