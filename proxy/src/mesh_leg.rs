@@ -22,6 +22,8 @@ pub(crate) struct MeshLeg<T> {
     reading: ReadState,
     /// Read with the last stream's END, and part of the next one: only where a server reads.
     unread: Vec<u8>,
+    /// What broke the stream, behind bytes that are handed out before it is told.
+    broken: Option<LegError>,
     writing: Writing,
 }
 
@@ -70,12 +72,12 @@ impl Writing {
 impl<T: AsyncRead + AsyncWrite + Unpin> MeshLeg<T> {
     /// For the side that opens streams; it has yet to send OPEN.
     pub(crate) fn client(io: T) -> Self {
-        Self { io, reading: ReadState::client(), unread: Vec::new(), writing: Writing::IDLE }
+        Self { io, reading: ReadState::client(), unread: Vec::new(), broken: None, writing: Writing::IDLE }
     }
 
     /// For the side that accepts streams.
     pub(crate) fn server(io: T) -> Self {
-        Self { io, reading: ReadState::server(), unread: Vec::new(), writing: Writing::IDLE }
+        Self { io, reading: ReadState::server(), unread: Vec::new(), broken: None, writing: Writing::IDLE }
     }
 
     /// The next frame that is no DATA: OPEN for a server; OPENED, FAILED for a client.
@@ -169,25 +171,35 @@ impl<T: AsyncRead + AsyncWrite + Unpin> MeshLeg<T> {
     }
 
     /// Takes the frames out of `buf[..count]`, so that the application's bytes stand at its front. How many those are.
+    /// What breaks the stream behind them is told by the next call.
     fn unframe(&mut self, buf: &mut [u8], count: usize) -> Result<usize, LegError> {
         let (mut at, mut filled) = (0, 0);
         while at < count {
-            let (used, event) = self.reading.advance(&buf[at..count])?;
-            at += used;
+            let event = match self.reading.advance(&buf[at..count]) {
+                Ok((_, Event::Reset)) => Err(LegError::Reset),
+                Ok((used, event)) => {
+                    at += used;
+                    Ok(event)
+                }
+                Err(error) => Err(error.into()),
+            };
             match event {
-                Event::More => {}
-                Event::Data(data) => {
+                Ok(Event::Data(data)) => {
                     // The payload ends where the call's input was used up to.
                     let length = data.len();
                     buf.copy_within(at - length..at, filled);
                     filled += length;
                 }
-                Event::End => {
+                Ok(Event::End) => {
                     self.unread = buf[at..count].to_vec();
                     break;
                 }
-                Event::Reset => return Err(LegError::Reset),
-                Event::Open(_) | Event::Opened | Event::Failed(_) => unreachable!("the stream is open"),
+                Ok(_) => {}
+                Err(error) if filled == 0 => return Err(error),
+                Err(error) => {
+                    self.broken = Some(error);
+                    break;
+                }
             }
         }
         Ok(filled)
@@ -217,6 +229,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> MeshLeg<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Leg for MeshLeg<T> {
     fn poll_recv(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<Received, LegError>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Err(error));
+        }
         loop {
             if self.reading.ended() {
                 return Poll::Ready(Ok(Received::End));
@@ -400,6 +415,19 @@ mod tests {
         client.writing = Writing::IDLE;
         end(&mut client).await;
         assert!(matches!(broken(&mut server).await, LegError::Protocol(_)), "a second END");
+    }
+
+    #[tokio::test]
+    async fn what_came_before_a_reset_is_handed_out_before_it() {
+        let (mut client, mut server) = open(1000).await;
+        send(&mut server, b"the last ").await;
+        send(&mut server, b"word").await;
+        server.reset();
+        let mut buf = [0; 100];
+        let received = poll_fn(|cx| client.poll_recv(cx, &mut buf)).await.expect("bytes first");
+        assert_eq!((received, &buf[..13]), (Received::Data(13), &b"the last word"[..]));
+        let error = receive(&mut client, 100).await.expect_err("then the reset");
+        assert!(matches!(error, LegError::Reset), "{error}");
     }
 
     #[tokio::test]

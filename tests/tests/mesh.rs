@@ -22,6 +22,8 @@ mod evidence;
 mod failover;
 #[path = "mesh/grpc.rs"]
 mod grpc;
+#[path = "mesh/ipv6.rs"]
+mod ipv6;
 #[path = "mesh/labels.rs"]
 mod labels;
 #[path = "mesh/linkerd.rs"]
