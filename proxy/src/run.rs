@@ -17,7 +17,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::{
     admin::{self, Admin, Audience},
@@ -46,6 +46,9 @@ pub enum RunError {
     /// The identity cannot be set up.
     #[error(transparent)]
     Agent(#[from] AgentError),
+    /// A part of the proxy has ended; it drained and stopped.
+    #[error("a task that must not end has ended ({0:?}): the log says more; please report it")]
+    Background(Option<tokio::task::JoinError>),
     /// The control plane's own name is not valid.
     #[error(transparent)]
     Identity(#[from] InvalidIdentity),
@@ -114,10 +117,10 @@ pub async fn run(spec: ProxySpec, layer: RecordLayer, stop: CancellationToken) -
     }
     info!(identity = %proxy.spec.identity, %tls, "serving");
 
-    tokio::select! {
-        () = stop.cancelled() => {}
-        Some(ended) = background.join_next() => watch(ended),
-    }
+    let result = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        Some(ended) = background.join_next() => Err(RunError::Background(ended.err())),
+    };
     info!(limit = ?limits.drain, "draining");
     proxy.draining.cancel();
     let drained = timeout(limits.drain, drain(&proxy, sidecar, &accepting, &mut serving)).await;
@@ -127,7 +130,7 @@ pub async fn run(spec: ProxySpec, layer: RecordLayer, stop: CancellationToken) -
     serving.shutdown().await;
     ending.cancel();
     background.shutdown().await;
-    Ok(())
+    result
 }
 
 /// A native sidecar's applications have ended: it only finishes. A plain one's may still open connections: it goes on
@@ -145,13 +148,6 @@ async fn drain(proxy: &Proxy, sidecar: SidecarKind, accepting: &CancellationToke
     }
     accepting.cancel();
     while serving.join_next().await.is_some() {}
-}
-
-fn watch(ended: Result<(), tokio::task::JoinError>) {
-    match ended {
-        Ok(()) => error!("a background task ended: the proxy cannot go on"),
-        Err(error) => error!(%error, "a background task failed: the proxy cannot go on"),
-    }
 }
 
 struct Listeners {
