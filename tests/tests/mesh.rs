@@ -20,6 +20,8 @@ mod evidence;
 mod failover;
 #[path = "mesh/grpc.rs"]
 mod grpc;
+#[path = "mesh/idle.rs"]
+mod idle;
 #[path = "mesh/labels.rs"]
 mod labels;
 #[path = "mesh/linkerd.rs"]
@@ -40,10 +42,14 @@ mod reasons;
 mod redis;
 #[path = "mesh/required.rs"]
 mod required;
+#[path = "mesh/reuse.rs"]
+mod reuse;
 #[path = "mesh/scene.rs"]
 mod scene;
 #[path = "mesh/ssh.rs"]
 mod ssh;
+#[path = "mesh/stale.rs"]
+mod stale;
 #[path = "mesh/streams.rs"]
 mod streams;
 #[path = "mesh/talk.rs"]
