@@ -17,7 +17,7 @@ use crate::{
     connections::{Settled, Tracked},
     discovery::TargetKind,
     endpoint::{Balancer, EndpointState, Load, Peer},
-    leg::ByteLeg,
+    leg::{ByteLeg, LegError},
     policy,
     proxy::Proxy,
     relay::{Observer, Prelude, relay},
@@ -261,7 +261,8 @@ async fn open(
                 let details = conn.details();
                 return Ok((Server::Mesh(Box::new(conn), peer.clone()), details));
             }
-            Err(OpenError::Lost { .. }) => continue,
+            // It has died meanwhile. Whoever breaks the protocol lives, and may have delivered what was sent.
+            Err(OpenError::Lost { error, .. }) if !matches!(error, LegError::Protocol(_)) => continue,
             Err(error) => return Err(error),
         }
     }

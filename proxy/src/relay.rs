@@ -50,7 +50,7 @@ pub(crate) struct Prelude {
     pub(crate) passed_on: bool,
 }
 
-/// Relays until both directions have ended or one leg fails; then both legs are reset.
+/// Relays until both directions have ended or one leg fails; then the other is reset.
 pub(crate) async fn relay(
     client: &mut impl Leg,
     server: &mut impl Leg,
@@ -95,8 +95,11 @@ pub(crate) async fn relay(
     match result {
         Ok(()) => Ended { cause: CloseCause::Clean, by: first.unwrap_or(ClosedBy::Client), error: None },
         Err((by, error)) => {
-            client.reset();
-            server.reset();
+            // The leg that failed gets no answer: there is nobody, or somebody who broke the protocol.
+            match by {
+                ClosedBy::Client => server.reset(),
+                _ => client.reset(),
+            }
             Ended { cause: error.cause(), by, error: Some(error) }
         }
     }

@@ -22,6 +22,8 @@ mod evidence;
 mod failover;
 #[path = "mesh/grpc.rs"]
 mod grpc;
+#[path = "mesh/idle.rs"]
+mod idle;
 #[path = "mesh/ipv6.rs"]
 mod ipv6;
 #[path = "mesh/labels.rs"]
@@ -44,10 +46,14 @@ mod reasons;
 mod redis;
 #[path = "mesh/required.rs"]
 mod required;
+#[path = "mesh/reuse.rs"]
+mod reuse;
 #[path = "mesh/scene.rs"]
 mod scene;
 #[path = "mesh/ssh.rs"]
 mod ssh;
+#[path = "mesh/stale.rs"]
+mod stale;
 #[path = "mesh/streams.rs"]
 mod streams;
 #[path = "mesh/talk.rs"]

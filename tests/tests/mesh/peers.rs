@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Shutdown, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     sync::Arc,
     time::SystemTime,
 };
@@ -147,6 +147,11 @@ impl Tls {
     pub(crate) fn await_bytes(&self) {
         let count = self.tcp.peek(&mut [0]).expect("bytes come");
         assert_eq!(count, 1, "bytes and not the end");
+    }
+
+    /// The peer's address.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.tcp.peer_addr().expect("connected")
     }
 
     /// Ends our direction in order: close_notify.

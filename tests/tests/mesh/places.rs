@@ -8,7 +8,7 @@ use std::{
 
 use hauberk_lab::{Pod, ServiceOptions};
 use hauberk_mesh::{
-    ADMIN_PORT, CloseCause, ClosedBy, Connection, Direction, INBOUND_PORT, LOCAL_ADMIN_PORT, MESH_PORT, OUTBOUND_PORT,
+    ADMIN_PORT, CloseCause, Connection, Direction, INBOUND_PORT, LOCAL_ADMIN_PORT, MESH_PORT, OUTBOUND_PORT,
     PROBES_PORT, PROXY_PORTS, Reason, TransportState,
 };
 
