@@ -1,19 +1,23 @@
 //! What people and Prometheus ask. The pod's address answers `/live`, `/ready` and `/metrics`; loopback alone answers
 //! `/connections`.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
 use http_body_util::Full;
 use hyper::{Method, Request, Response, StatusCode, body::Bytes, header::CONTENT_TYPE, server::conn::http1};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::{encoding::text, registry::Registry};
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::timeout};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{AbortHandle, JoinError, JoinSet, yield_now},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::proxy::Proxy;
 
-/// Connections at once on one listener; more wait.
+/// Connections at once on one listener.
 const CONNECTIONS: usize = 64;
 /// For a request's header, and for a connection as a whole.
 const HEADER: Duration = Duration::from_secs(5);
@@ -35,46 +39,64 @@ pub(crate) struct Admin {
     pub(crate) registry: Registry,
 }
 
-/// Answers until `stop`.
+/// Answers until `stop`. An answer takes no time, so where there are too many connections the oldest waits for its client
+/// and goes: whoever is slow keeps nobody else from asking.
 pub(crate) async fn serve(admin: Arc<Admin>, listener: TcpListener, audience: Audience, stop: CancellationToken) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let mut open = JoinSet::new();
+    let mut order = VecDeque::new();
     loop {
         let accepted = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            Some(ended) = open.join_next() => {
-                if let Err(error) = ended { warn!(%error, "an admin connection's task failed") }
-                continue
-            }
-            accepted = async {
-                let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
-                listener.accept().await.map(|(tcp, _)| (tcp, permit))
-            } => accepted,
+            Some(ended) = open.join_next() => { note(ended); continue }
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((tcp, permit)) => {
-                let admin = admin.clone();
-                open.spawn(async move {
-                    let _permit = permit;
-                    let service = hyper::service::service_fn(move |request| {
-                        let response = admin.answer(&request, audience);
-                        async { Ok::<_, Infallible>(response) }
-                    });
-                    let connection = http1::Builder::new()
-                        .timer(TokioTimer::new())
-                        .header_read_timeout(HEADER)
-                        .max_buf_size(16 * 1024)
-                        .serve_connection(TokioIo::new(tcp), service);
-                    // Whatever went wrong, the asker knows it.
-                    let _ = timeout(WHOLE, connection).await;
-                });
+            Ok((tcp, _)) => {
+                order.push_back(open.spawn(connection(admin.clone(), tcp, audience)));
+                make_room(&mut order, &admin);
+                // Those that came together get their answers before they are too many.
+                yield_now().await;
             }
             Err(error) => {
                 warn!(%error, "cannot accept on an admin port");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
+    }
+}
+
+async fn connection(admin: Arc<Admin>, tcp: TcpStream, audience: Audience) {
+    let service = hyper::service::service_fn(move |request| {
+        let response = admin.answer(&request, audience);
+        async { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER)
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(tcp), service);
+    // Whatever went wrong, the asker knows it.
+    let _ = timeout(WHOLE, connection).await;
+}
+
+fn make_room(order: &mut VecDeque<AbortHandle>, admin: &Admin) {
+    if order.len() > CONNECTIONS {
+        order.retain(|connection| !connection.is_finished());
+    }
+    if order.len() > CONNECTIONS
+        && let Some(oldest) = order.pop_front()
+    {
+        oldest.abort();
+        admin.proxy.metrics.limit_reached("admin");
+    }
+}
+
+fn note(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && !error.is_cancelled()
+    {
+        warn!(%error, "an admin connection's task failed");
     }
 }
 

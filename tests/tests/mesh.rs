@@ -1,5 +1,7 @@
 //! The mesh as a whole: real processes in network namespaces, real packets. One binary, so that it links once.
 
+#[path = "mesh/admin.rs"]
+mod admin;
 #[path = "mesh/affinity.rs"]
 mod affinity;
 #[path = "mesh/applications.rs"]
