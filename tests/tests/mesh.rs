@@ -34,6 +34,8 @@ mod redis;
 mod required;
 #[path = "mesh/scene.rs"]
 mod scene;
+#[path = "mesh/series.rs"]
+mod series;
 #[path = "mesh/ssh.rs"]
 mod ssh;
 #[path = "mesh/talk.rs"]
