@@ -106,6 +106,7 @@ impl Credentials {
         let mut mesh_server = server(&own.certified, verifier)?;
         mesh_server.alpn_protocols = vec![ALPN_HAUBERK.to_vec(), ALPN_LINKERD.to_vec()];
         mesh_server.ticketer = Arc::new(Ticketer::new(own.leaf.not_after)?) as Arc<dyn ProducesTickets>;
+        mesh_server.enable_secret_extraction = true;
         Ok(Self {
             server_chain: server_chain(trust),
             trust: trust.clone(),
@@ -161,7 +162,8 @@ impl Credentials {
     }
 
     /// For the mesh port: a client certificate of our trust domain is required. One per `Credentials`, with ticket keys
-    /// of its own. A client that offers no ALPN at all gets through the handshake: look at what was agreed upon.
+    /// of its own. A client that offers no ALPN at all gets through the handshake: look at what was agreed upon. Here and
+    /// in `mesh_client`, rustls gives up a connection's secrets, to the proxy's own record layer.
     pub fn mesh_server(&self) -> Arc<ServerConfig> {
         self.mesh_server.clone()
     }
@@ -173,6 +175,7 @@ impl Credentials {
         let mut config = client(verifier, Some(self.resolver.clone()));
         config.alpn_protocols = vec![ALPN_HAUBERK.to_vec(), ALPN_LINKERD.to_vec()];
         config.resumption = Resumption::store(sessions);
+        config.enable_secret_extraction = true;
         Arc::new(config)
     }
 

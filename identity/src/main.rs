@@ -1,14 +1,13 @@
 //! `hauberk-identity`: reads its arguments, runs the server until a signal.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{error::Error, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::Context as _;
 use clap::Parser;
 use hauberk_identity::{
     grpc::IncomingLimits,
     server::{CertifyLimits, Lifetimes, Server, ServerConfig},
 };
-use hauberk_mesh::{CONTROL_NAMESPACE, TRUST_DOMAIN, TrustDomain, parse_duration};
+use hauberk_mesh::{CONTROL_NAMESPACE, InvalidIdentity, TRUST_DOMAIN, TrustDomain, parse_duration};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -53,34 +52,41 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+async fn main() -> ExitCode {
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hauberk-identity: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The errors say all that there is to say; their sources would say it twice.
+async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let config = args.config()?;
     tracing_subscriber::fmt().json().with_env_filter(args.log).with_writer(std::io::stderr).init();
     let stop = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let server = Server::bind(config).await.context("hauberk-identity cannot start")?;
-    let run = server.run(stop.clone());
-    tokio::pin!(run);
+    let serve = Server::bind(config).await?.run(stop.clone());
+    tokio::pin!(serve);
     tokio::select! {
-        ended = &mut run => return ended.context("hauberk-identity"),
+        ended = &mut serve => return Ok(ended?),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     stop.cancel();
-    run.await.context("hauberk-identity")
+    Ok(serve.await?)
 }
 
 impl Args {
-    fn config(&self) -> anyhow::Result<ServerConfig> {
-        let domain = TrustDomain::new(&self.control_namespace, &self.trust_domain)
-            .context("--control-namespace and --trust-domain")?;
+    fn config(&self) -> Result<ServerConfig, InvalidIdentity> {
         Ok(ServerConfig {
             services: self.services.clone(),
             dir: self.dir.clone(),
             listen: self.listen,
             admin: self.admin,
-            domain,
+            domain: TrustDomain::new(&self.control_namespace, &self.trust_domain)?,
             lifetimes: Lifetimes {
                 root: self.root_lifetime,
                 issuer: self.issuer_lifetime,

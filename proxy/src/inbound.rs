@@ -40,6 +40,6 @@ pub(crate) async fn serve(proxy: &Proxy, tcp: TcpStream, client: SocketAddr) {
         }
     };
     record.settle(Settled { how: Err(reason), peer: None, local: None, endpoint: None });
-    let ended = relay(&mut ByteLeg(tcp), &mut ByteLeg(app), &mut record, Prelude::default()).await;
+    let ended = relay(&mut ByteLeg::new(tcp), &mut ByteLeg::new(app), &mut record, Prelude::default()).await;
     record.relayed(&ended);
 }

@@ -2,17 +2,27 @@
 
 use std::{
     io,
+    os::fd::{AsFd, OwnedFd},
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use hauberk_mesh::CloseCause;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
 
-use crate::{linkerd::HeaderError, socket, wire::WireError};
+use crate::{
+    linkerd::HeaderError,
+    socket,
+    wire::{MAX_DATA_SENT, WireError},
+};
+
+/// What is read from an application at once: it makes full frames in full TLS records, four to a write.
+pub(crate) const ONE_WRITE: usize = FRAMES_PER_WRITE * MAX_DATA_SENT;
+/// Frames that a mesh leg hands to TLS at once.
+pub(crate) const FRAMES_PER_WRITE: usize = 4;
 
 /// What came from a leg.
 #[derive(Debug, PartialEq, Eq)]
@@ -78,6 +88,9 @@ pub(crate) trait Leg {
     /// Ends our direction; the other goes on.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LegError>>;
 
+    /// Watches a leg whose peer has ended its direction: ready once the connection breaks all the same.
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<LegError>;
+
     /// Tells the peer, without waiting, that the connection broke: never a clean end.
     fn reset(&mut self);
 }
@@ -94,26 +107,25 @@ impl Carrier for TcpStream {
     }
 }
 
-impl Carrier for tokio_rustls::client::TlsStream<TcpStream> {
-    fn tcp(&self) -> &TcpStream {
-        self.get_ref().0
-    }
-}
-
-impl Carrier for tokio_rustls::server::TlsStream<TcpStream> {
-    fn tcp(&self) -> &TcpStream {
-        self.get_ref().0
-    }
-}
-
 /// All of a connection: the application's TCP, a peer without mTLS, or TLS behind Linkerd's header, whose end is
 /// close_notify.
-pub(crate) struct ByteLeg<T>(pub(crate) T);
+pub(crate) struct ByteLeg<T> {
+    io: T,
+    /// Set once the peer has ended its direction and the other goes on.
+    breaks: Option<Pin<Box<dyn Future<Output = LegError> + Send>>>,
+}
+
+impl<T> ByteLeg<T> {
+    pub(crate) fn new(io: T) -> Self {
+        Self { io, breaks: None }
+    }
+}
 
 impl<T: Carrier> Leg for ByteLeg<T> {
     fn poll_recv(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<Received, LegError>> {
-        let mut buf = ReadBuf::new(buf);
-        ready!(Pin::new(&mut self.0).poll_read(cx, &mut buf))?;
+        let most = buf.len().min(ONE_WRITE);
+        let mut buf = ReadBuf::new(&mut buf[..most]);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf))?;
         Poll::Ready(Ok(match buf.filled().len() {
             0 => Received::End,
             count => Received::Data(count),
@@ -121,22 +133,43 @@ impl<T: Carrier> Leg for ByteLeg<T> {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize, LegError>> {
-        Pin::new(&mut self.0).poll_write(cx, buf).map_err(LegError::from)
+        Pin::new(&mut self.io).poll_write(cx, buf).map_err(LegError::from)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LegError>> {
-        Pin::new(&mut self.0).poll_flush(cx).map_err(LegError::from)
+        Pin::new(&mut self.io).poll_flush(cx).map_err(LegError::from)
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LegError>> {
-        match ready!(Pin::new(&mut self.0).poll_shutdown(cx)) {
+        match ready!(Pin::new(&mut self.io).poll_shutdown(cx)) {
             // The peer has reset or closed both ways meanwhile: reading will tell.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
             other => Poll::Ready(other.map_err(LegError::from)),
         }
     }
 
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<LegError> {
+        let breaks = self.breaks.get_or_insert_with(|| Box::pin(breaks(self.io.tcp().as_fd().try_clone_to_owned())));
+        breaks.as_mut().poll(cx)
+    }
+
     fn reset(&mut self) {
-        socket::arm_reset(self.0.tcp());
+        socket::arm_reset(self.io.tcp());
+    }
+}
+
+/// Waits until a TCP connection breaks. Once the peer has sent FIN, reading says nothing but "end" any more, whatever
+/// comes after: only the socket's error does, and of that a second handle of the socket is told.
+async fn breaks(socket: io::Result<OwnedFd>) -> LegError {
+    let watch = async {
+        let socket = TcpStream::from_std(socket?.into())?;
+        socket.ready(Interest::ERROR).await?;
+        socket.take_error()
+    };
+    match watch.await {
+        Ok(Some(error)) => error.into(),
+        Ok(None) => LegError::Reset,
+        // No descriptor is free. The next byte will tell.
+        Err(_) => std::future::pending().await,
     }
 }

@@ -19,11 +19,14 @@ mod outbound;
 mod policy;
 mod pool;
 mod proxy;
+pub mod records;
 mod relay;
 mod run;
+mod secure;
 mod series;
 mod socket;
 mod upstream;
 pub mod wire;
 
 pub use run::{RunError, run};
+pub use secure::RecordLayer;

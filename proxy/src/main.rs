@@ -5,7 +5,10 @@ use std::{io::IsTerminal, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use hauberk_mesh::ProxySpec;
-use hauberk_proxy::init::{self, InitArgs};
+use hauberk_proxy::{
+    RecordLayer,
+    init::{self, InitArgs},
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +26,11 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Proxy the pod's connections. All settings come from the environment, as the webhook writes them.
-    Run,
+    Run {
+        /// What carries the data of mesh connections after the handshake: own, or rustls as the reference.
+        #[arg(long, default_value = "own")]
+        record_layer: RecordLayer,
+    },
     /// Redirect the pod's connections to the proxy.
     Init(InitArgs),
 }
@@ -33,7 +40,7 @@ fn main() -> ExitCode {
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(&args.log).with_ansi(colours).with_writer(std::io::stderr).init();
     let done = match &args.command {
-        Command::Run => run(),
+        Command::Run { record_layer } => run(*record_layer),
         Command::Init(args) => init::run(args, &mut std::io::stdout()).map_err(anyhow::Error::from),
     };
     match done {
@@ -45,7 +52,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<()> {
+fn run(layer: RecordLayer) -> Result<()> {
     let spec = ProxySpec::from_env(std::env::vars()).context("the proxy's environment")?;
     // One thread is enough for a sidecar, and needs no locks between connections. More only where the pod's CPU limit
     // allows more.
@@ -54,7 +61,7 @@ fn run() -> Result<()> {
         let stop = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
-        let mut running = std::pin::pin!(hauberk_proxy::run(spec, stop.clone()));
+        let mut running = std::pin::pin!(hauberk_proxy::run(spec, layer, stop.clone()));
         loop {
             tokio::select! {
                 ended = &mut running => return Ok(ended?),

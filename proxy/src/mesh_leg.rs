@@ -12,7 +12,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::{
-    leg::{Leg, LegError, Received},
+    leg::{FRAMES_PER_WRITE, Leg, LegError, Received},
     wire::{self, Event, HEADER_LEN, ReadState},
 };
 
@@ -20,6 +20,10 @@ use crate::{
 pub(crate) struct MeshLeg<T> {
     io: T,
     reading: ReadState,
+    /// Read with the last stream's END, and part of the next one: only where a server reads.
+    unread: Vec<u8>,
+    /// What broke the stream, behind bytes that are handed out before it is told.
+    broken: Option<LegError>,
     writing: Writing,
 }
 
@@ -43,17 +47,37 @@ impl Writing {
     fn between_frames(&self) -> bool {
         self.head_sent == HEADER_LEN && self.promised == 0
     }
+
+    /// Notes that `sent` bytes went out: of the frame under way, then of full frames made of `rest` bytes. How many of
+    /// them were payload.
+    fn advance(&mut self, mut sent: usize, mut rest: usize) -> usize {
+        let mut payload = 0;
+        loop {
+            let of_head = sent.min(HEADER_LEN - self.head_sent);
+            self.head_sent += of_head;
+            let of_payload = (sent - of_head).min(self.promised);
+            self.promised -= of_payload;
+            payload += of_payload;
+            sent -= of_head + of_payload;
+            if sent == 0 {
+                return payload;
+            }
+            let next = rest.min(wire::MAX_DATA_SENT);
+            self.begin(wire::data_header(next), next);
+            rest -= next;
+        }
+    }
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> MeshLeg<T> {
     /// For the side that opens streams; it has yet to send OPEN.
     pub(crate) fn client(io: T) -> Self {
-        Self { io, reading: ReadState::client(), writing: Writing::IDLE }
+        Self { io, reading: ReadState::client(), unread: Vec::new(), broken: None, writing: Writing::IDLE }
     }
 
     /// For the side that accepts streams.
     pub(crate) fn server(io: T) -> Self {
-        Self { io, reading: ReadState::server(), writing: Writing::IDLE }
+        Self { io, reading: ReadState::server(), unread: Vec::new(), broken: None, writing: Writing::IDLE }
     }
 
     /// The next frame that is no DATA: OPEN for a server; OPENED, FAILED for a client.
@@ -61,12 +85,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> MeshLeg<T> {
         let mut buf = [0; 64];
         loop {
             let want = self.reading.wants().min(buf.len());
-            let mut read = ReadBuf::new(&mut buf[..want]);
-            ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
-            if read.filled().is_empty() {
-                return Poll::Ready(Err(LegError::Truncated));
-            }
-            match self.reading.advance(read.filled())?.1 {
+            let count = ready!(self.poll_bytes(cx, &mut buf[..want]))?;
+            match self.reading.advance(&buf[..count])?.1 {
                 Event::More => {}
                 Event::Reset => return Poll::Ready(Err(LegError::Reset)),
                 Event::Open(open) => return Poll::Ready(Ok(Event::Open(open))),
@@ -112,7 +132,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> MeshLeg<T> {
 
     /// Whether the client may have sent the first byte of another stream, or nothing at all, since the last one.
     pub(crate) fn before_stream(&self) -> bool {
-        self.reading.before_stream()
+        self.reading.before_stream() && self.unread.is_empty()
     }
 
     /// Makes the leg ready for another stream; `false` if this one has not ended cleanly both ways.
@@ -126,51 +146,100 @@ impl<T: AsyncRead + AsyncWrite + Unpin> MeshLeg<T> {
 
     /// Whether an idle leg has been silent: no end, no byte. The TLS layer may take tickets meanwhile.
     pub(crate) fn is_quiet(&mut self) -> bool {
+        if !self.unread.is_empty() {
+            return false;
+        }
         let mut byte = [0; 1];
         let mut cx = Context::from_waker(Waker::noop());
         Pin::new(&mut self.io).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, payload: &[u8]) -> Poll<Result<usize, LegError>> {
-        let head = &self.writing.head[self.writing.head_sent..];
-        let payload = &payload[..self.writing.promised.min(payload.len())];
-        let slices = [IoSlice::new(head), IoSlice::new(payload)];
-        let sent = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices))?;
-        let of_head = sent.min(head.len());
-        self.writing.head_sent += of_head;
-        self.writing.promised -= sent - of_head;
-        Poll::Ready(Ok(sent - of_head))
+    /// At least one byte: what was read before, then what comes.
+    fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, LegError>> {
+        if !self.unread.is_empty() {
+            let count = self.unread.len().min(buf.len());
+            buf[..count].copy_from_slice(&self.unread[..count]);
+            self.unread.drain(..count);
+            return Poll::Ready(Ok(count));
+        }
+        let mut read = ReadBuf::new(buf);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
+        match read.filled().len() {
+            0 => Poll::Ready(Err(LegError::Truncated)),
+            count => Poll::Ready(Ok(count)),
+        }
+    }
+
+    /// Takes the frames out of `buf[..count]`, so that the application's bytes stand at its front. How many those are.
+    /// What breaks the stream behind them is told by the next call.
+    fn unframe(&mut self, buf: &mut [u8], count: usize) -> Result<usize, LegError> {
+        let (mut at, mut filled) = (0, 0);
+        while at < count {
+            let event = match self.reading.advance(&buf[at..count]) {
+                Ok((_, Event::Reset)) => Err(LegError::Reset),
+                Ok((used, event)) => {
+                    at += used;
+                    Ok(event)
+                }
+                Err(error) => Err(error.into()),
+            };
+            match event {
+                Ok(Event::Data(data)) => {
+                    // The payload ends where the call's input was used up to.
+                    let length = data.len();
+                    buf.copy_within(at - length..at, filled);
+                    filled += length;
+                }
+                Ok(Event::End) => {
+                    self.unread = buf[at..count].to_vec();
+                    break;
+                }
+                Ok(_) => {}
+                Err(error) if filled == 0 => return Err(error),
+                Err(error) => {
+                    self.broken = Some(error);
+                    break;
+                }
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Hands the rest of the frame under way to TLS, and as many further DATA frames of `payload` as go into one write.
+    /// How many bytes of `payload` were taken.
+    fn poll_frames(&mut self, cx: &mut Context<'_>, payload: &[u8]) -> Poll<Result<usize, LegError>> {
+        let now = self.writing.promised.min(payload.len());
+        let (current, rest) = payload.split_at(now);
+        let parts = rest.chunks(wire::MAX_DATA_SENT).take(FRAMES_PER_WRITE - 1);
+        let heads: [_; FRAMES_PER_WRITE - 1] =
+            std::array::from_fn(|i| parts.clone().nth(i).map_or([0; HEADER_LEN], |part| wire::data_header(part.len())));
+        let mut slices = [IoSlice::new(&[]); 2 * FRAMES_PER_WRITE];
+        slices[0] = IoSlice::new(&self.writing.head[self.writing.head_sent..]);
+        slices[1] = IoSlice::new(current);
+        // More frames only behind a whole one.
+        let more = if now == self.writing.promised { parts.len() } else { 0 };
+        for (i, part) in parts.enumerate().take(more) {
+            slices[2 + 2 * i] = IoSlice::new(&heads[i]);
+            slices[3 + 2 * i] = IoSlice::new(part);
+        }
+        let sent = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..2 + 2 * more]))?;
+        Poll::Ready(Ok(self.writing.advance(sent, rest.len())))
     }
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Leg for MeshLeg<T> {
     fn poll_recv(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<Received, LegError>> {
-        let mut filled = 0;
-        let some = |filled| Poll::Ready(Ok(Received::Data(filled)));
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Err(error));
+        }
         loop {
-            if self.reading.ended() && filled == 0 {
+            if self.reading.ended() {
                 return Poll::Ready(Ok(Received::End));
             }
-            let want = self.reading.wants().min(buf.len() - filled);
-            if self.reading.ended() || want == 0 {
-                return some(filled);
-            }
-            let mut read = ReadBuf::new(&mut buf[filled..filled + want]);
-            let count = match Pin::new(&mut self.io).poll_read(cx, &mut read) {
-                Poll::Ready(Ok(())) => read.filled().len(),
-                // Whatever ended the connection is still there to be found by the next call.
-                _ if filled > 0 => return some(filled),
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
-            };
-            if count == 0 {
-                return if filled > 0 { some(filled) } else { Poll::Ready(Err(LegError::Truncated)) };
-            }
-            match self.reading.advance(&buf[filled..filled + count])?.1 {
-                Event::Data(data) => filled += data.len(),
-                Event::Reset => return Poll::Ready(Err(LegError::Reset)),
-                Event::More | Event::End => {}
-                Event::Open(_) | Event::Opened | Event::Failed(_) => unreachable!("the stream is open"),
+            let count = ready!(self.poll_bytes(cx, buf))?;
+            match self.unframe(buf, count)? {
+                0 => {}
+                filled => return Poll::Ready(Ok(Received::Data(filled))),
             }
         }
     }
@@ -181,7 +250,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg for MeshLeg<T> {
             self.writing.begin(wire::data_header(promised), promised);
         }
         loop {
-            match ready!(self.poll_head(cx, buf))? {
+            match ready!(self.poll_frames(cx, buf))? {
                 0 => {}
                 sent => return Poll::Ready(Ok(sent)),
             }
@@ -198,9 +267,25 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Leg for MeshLeg<T> {
             self.writing.ending = true;
         }
         while !self.writing.between_frames() {
-            ready!(self.poll_head(cx, &[]))?;
+            ready!(self.poll_frames(cx, &[]))?;
         }
         self.poll_flush(cx)
+    }
+
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<LegError> {
+        let mut buf = [0; HEADER_LEN];
+        loop {
+            let want = self.reading.wants().min(buf.len());
+            let count = match ready!(self.poll_bytes(cx, &mut buf[..want])) {
+                Ok(count) => count,
+                Err(error) => return Poll::Ready(error),
+            };
+            match self.reading.advance(&buf[..count]) {
+                Ok((_, Event::More)) => {}
+                Ok(_) => return Poll::Ready(LegError::Reset),
+                Err(error) => return Poll::Ready(error.into()),
+            }
+        }
     }
 
     fn reset(&mut self) {
@@ -303,6 +388,46 @@ mod tests {
         let error = receive(&mut server, 4).await.expect_err("reset");
         assert!(matches!(error, LegError::Reset), "{error}");
         assert!(!server.next_stream());
+    }
+
+    /// The client has ended its direction, and the server knows; nothing more has come.
+    async fn half_ended() -> (Duplex, Duplex) {
+        let (mut client, mut server) = open(1000).await;
+        end(&mut client).await;
+        assert_eq!(receive(&mut server, 10).await.expect("clean"), b"");
+        assert!(server.poll_broken(&mut Context::from_waker(Waker::noop())).is_pending());
+        (client, server)
+    }
+
+    async fn broken(leg: &mut Duplex) -> LegError {
+        poll_fn(|cx| leg.poll_broken(cx)).await
+    }
+
+    #[tokio::test]
+    async fn after_the_peers_end_a_break_is_still_told() {
+        let (mut client, mut server) = half_ended().await;
+        client.reset();
+        assert!(matches!(broken(&mut server).await, LegError::Reset));
+        let (client, mut server) = half_ended().await;
+        drop(client);
+        assert!(matches!(broken(&mut server).await, LegError::Truncated));
+        let (mut client, mut server) = half_ended().await;
+        client.writing = Writing::IDLE;
+        end(&mut client).await;
+        assert!(matches!(broken(&mut server).await, LegError::Protocol(_)), "a second END");
+    }
+
+    #[tokio::test]
+    async fn what_came_before_a_reset_is_handed_out_before_it() {
+        let (mut client, mut server) = open(1000).await;
+        send(&mut server, b"the last ").await;
+        send(&mut server, b"word").await;
+        server.reset();
+        let mut buf = [0; 100];
+        let received = poll_fn(|cx| client.poll_recv(cx, &mut buf)).await.expect("bytes first");
+        assert_eq!((received, &buf[..13]), (Received::Data(13), &b"the last word"[..]));
+        let error = receive(&mut client, 100).await.expect_err("then the reset");
+        assert!(matches!(error, LegError::Reset), "{error}");
     }
 
     #[tokio::test]

@@ -14,18 +14,19 @@ use hauberk_mesh::{
     ALPN_HAUBERK, ALPN_LINKERD, CloseCause, ClosedBy, Direction, FailReason, HandshakeKind, TlsDetails,
 };
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::debug;
 
 use crate::{
     connections::{Settled, Tracked},
-    leg::{ByteLeg, LegError},
+    leg::{ByteLeg, Carrier, LegError},
     linkerd::HeaderReader,
     mesh_leg::MeshLeg,
     metrics::Fault,
     policy,
     proxy::Proxy,
-    relay::{CHUNK, Observer, Prelude, relay},
+    records::Negotiated,
+    relay::{Observer, Prelude, relay},
+    secure::MeshStream,
     socket, upstream,
     wire::{self, Event, Open},
 };
@@ -48,7 +49,7 @@ struct Rejected(CloseCause, ClosedBy);
 pub(crate) async fn serve(proxy: &Proxy, tcp: TcpStream, client: SocketAddr, handshaking: Taken) {
     let local = tcp.local_addr().unwrap_or(client);
     match handshake(proxy, tcp, client, local).await {
-        Ok((tls, session)) if tls.get_ref().1.alpn_protocol() == Some(ALPN_LINKERD) => {
+        Ok((tls, session)) if session.details.protocol.as_bytes() == ALPN_LINKERD => {
             linkerd(proxy, tls, session, handshaking).await;
         }
         Ok((tls, session)) => streams(proxy, tls, session, handshaking).await,
@@ -61,7 +62,7 @@ async fn handshake(
     tcp: TcpStream,
     client: SocketAddr,
     local: SocketAddr,
-) -> Result<(TlsStream<TcpStream>, Session), Rejected> {
+) -> Result<(MeshStream, Session), Rejected> {
     let limits = &proxy.spec.limits;
     let failed = |cause, fault| {
         proxy.metrics.handshake_failed(Direction::Inbound, fault);
@@ -71,35 +72,34 @@ async fn handshake(
         return Err(Rejected(CloseCause::NotReady, ClosedBy::Proxy));
     };
     let begin = Instant::now();
-    let mut tls = match timeout(limits.handshake, TlsAcceptor::from(credentials.mesh_server()).accept(tcp)).await {
-        Ok(Ok(tls)) => tls,
+    let accepted = MeshStream::accept(proxy.layer, credentials.mesh_server(), tcp);
+    let (tls, negotiated) = match timeout(limits.handshake, accepted).await {
+        Ok(Ok(done)) => done,
         Ok(Err(error)) => {
             debug!(%client, %error, "handshake");
             return Err(failed(upstream::handshake_cause(&error), upstream::handshake_fault(&error)));
         }
         Err(_) => return Err(failed(CloseCause::HandshakeTimeout, Fault::Peer)),
     };
-    let (peer, details) = examine(&credentials, &tls).map_err(|cause| failed(cause, Fault::Peer))?;
+    let peer = examine(&credentials, &negotiated).map_err(|cause| failed(cause, Fault::Peer))?;
+    let details = negotiated.details();
     proxy.metrics.handshake(Direction::Inbound, details.handshake, begin.elapsed());
-    tls.get_mut().1.set_buffer_limit(Some(CHUNK));
     let until = upstream::serves_until(limits, &[credentials.not_after(), peer.not_after], SystemTime::now());
     let own = credentials.name().as_str().into();
     Ok((tls, Session { client, local, peer, own, details, until }))
 }
 
-/// Who the peer is, and by which protocol it speaks.
-fn examine(credentials: &Credentials, tls: &TlsStream<TcpStream>) -> Result<(Peer, TlsDetails), CloseCause> {
-    let tls = tls.get_ref().1;
-    if !matches!(tls.alpn_protocol(), Some(ALPN_HAUBERK | ALPN_LINKERD)) {
+/// Who the peer is, if it speaks one of our protocols.
+fn examine(credentials: &Credentials, negotiated: &Negotiated) -> Result<Peer, CloseCause> {
+    if !matches!(negotiated.alpn.as_deref(), Some(ALPN_HAUBERK | ALPN_LINKERD)) {
         return Err(CloseCause::ProtocolError);
     }
-    let peer =
-        credentials.check_peer(tls.peer_certificates(), None, SystemTime::now()).map_err(|fault| fault.cause())?;
-    Ok((peer, upstream::details(tls, upstream::handshake_kind(tls))))
+    let peer = credentials.check_peer(negotiated.peer.as_deref(), None, SystemTime::now());
+    peer.map_err(|fault| fault.cause())
 }
 
 /// Serves the streams of a connection, one after the other.
-async fn streams(proxy: &Proxy, tls: TlsStream<TcpStream>, mut session: Session, handshaking: Taken) {
+async fn streams(proxy: &Proxy, tls: MeshStream, mut session: Session, handshaking: Taken) {
     let mut leg = MeshLeg::server(tls);
     let mut handshaking = Some(handshaking);
     let mut established = None;
@@ -135,7 +135,7 @@ async fn streams(proxy: &Proxy, tls: TlsStream<TcpStream>, mut session: Session,
 /// The next OPEN; `None` where the connection ends between streams, as it may. `Err(None)`: it did not come in time.
 async fn next_open(
     proxy: &Proxy,
-    leg: &mut MeshLeg<TlsStream<TcpStream>>,
+    leg: &mut MeshLeg<MeshStream>,
     first: bool,
 ) -> Result<Option<Open>, Option<LegError>> {
     let limits = &proxy.spec.limits;
@@ -161,14 +161,14 @@ async fn next_open(
 }
 
 /// OPEN, or `None` once its first bytes have come.
-fn poll_begin(cx: &mut Context<'_>, leg: &mut MeshLeg<TlsStream<TcpStream>>) -> Poll<Option<Result<Open, LegError>>> {
+fn poll_begin(cx: &mut Context<'_>, leg: &mut MeshLeg<MeshStream>) -> Poll<Option<Result<Open, LegError>>> {
     match poll_open(cx, leg) {
         Poll::Pending if !leg.before_stream() => Poll::Ready(None),
         open => open.map(Some),
     }
 }
 
-fn poll_open(cx: &mut Context<'_>, leg: &mut MeshLeg<TlsStream<TcpStream>>) -> Poll<Result<Open, LegError>> {
+fn poll_open(cx: &mut Context<'_>, leg: &mut MeshLeg<MeshStream>) -> Poll<Result<Open, LegError>> {
     leg.poll_control(cx).map_ok(|event| match event {
         Event::Open(open) => open,
         _ => unreachable!("a server reads only OPEN as a control frame"),
@@ -181,13 +181,7 @@ fn idle_limit(pool_idle: Duration) -> Duration {
 }
 
 /// Serves one stream; whether it ended cleanly.
-async fn stream(
-    proxy: &Proxy,
-    leg: &mut MeshLeg<TlsStream<TcpStream>>,
-    session: &Session,
-    open: Open,
-    has_place: bool,
-) -> bool {
+async fn stream(proxy: &Proxy, leg: &mut MeshLeg<MeshStream>, session: &Session, open: Open, has_place: bool) -> bool {
     let target = SocketAddr::new(session.local.ip(), open.port());
     let mut record = proxy.track(Direction::Inbound, session.client, target);
     let app = match admit(proxy, target, has_place).await {
@@ -211,7 +205,7 @@ async fn stream(
         record.close(error.cause(), ClosedBy::Client);
         return false;
     }
-    let ended = relay(leg, &mut ByteLeg(app), &mut record, Prelude::default()).await;
+    let ended = relay(leg, &mut ByteLeg::new(app), &mut record, Prelude::default()).await;
     record.relayed(&ended);
     ended.cause == CloseCause::Clean
 }
@@ -244,7 +238,7 @@ fn settle(record: &mut Tracked, session: &Session) {
 }
 
 /// Serves a connection of Linkerd's: the header, then the connection is the stream.
-async fn linkerd(proxy: &Proxy, mut tls: TlsStream<TcpStream>, session: Session, handshaking: Taken) {
+async fn linkerd(proxy: &Proxy, mut tls: MeshStream, session: Session, handshaking: Taken) {
     let header = match timeout(proxy.spec.limits.open, read_header(&mut tls)).await {
         Ok(Ok(header)) => Ok(header),
         Ok(Err(error)) => Err(error.cause()),
@@ -267,18 +261,18 @@ async fn linkerd(proxy: &Proxy, mut tls: TlsStream<TcpStream>, session: Session,
         Ok(app) => {
             record.to_server(&early);
             let prelude = Prelude { bytes: early, ..Prelude::default() };
-            let ended = relay(&mut ByteLeg(tls), &mut ByteLeg(app), &mut record, prelude).await;
+            let ended = relay(&mut ByteLeg::new(tls), &mut ByteLeg::new(app), &mut record, prelude).await;
             record.relayed(&ended);
         }
         Err((_, cause)) => {
-            socket::arm_reset(tls.get_ref().0);
+            socket::arm_reset(tls.tcp());
             record.close(cause, ClosedBy::Proxy);
         }
     }
 }
 
 /// The port that the header names, and the application's bytes that came with it.
-async fn read_header(tls: &mut TlsStream<TcpStream>) -> Result<(u16, Vec<u8>), LegError> {
+async fn read_header(tls: &mut MeshStream) -> Result<(u16, Vec<u8>), LegError> {
     let mut reader = HeaderReader::default();
     let mut buf = [0; 4096];
     loop {

@@ -11,17 +11,17 @@ use tokio::{
     net::TcpStream,
     time::timeout_at,
 };
-use tokio_rustls::client::TlsStream;
 use tracing::debug;
 
 use crate::{
     connections::{Settled, Tracked},
     discovery::TargetKind,
     endpoint::{Balancer, EndpointState, Load, Peer},
-    leg::ByteLeg,
+    leg::{ByteLeg, LegError},
     policy,
     proxy::Proxy,
     relay::{Observer, Prelude, relay},
+    secure::MeshStream,
     socket::{self, ConnectError, Route},
     upstream::{self, Connected, MeshConn, OpenError},
 };
@@ -47,7 +47,7 @@ impl Failure {
 /// The other side, connected.
 enum Server {
     Plain(ByteLeg<TcpStream>),
-    Linkerd(Box<ByteLeg<TlsStream<TcpStream>>>),
+    Linkerd(Box<ByteLeg<MeshStream>>),
     Mesh(Box<MeshConn>, Arc<Peer>),
 }
 
@@ -103,7 +103,7 @@ async fn forward(proxy: &Proxy, client: &mut Client, own: bool, reason: Reason) 
     };
     let tcp = connected.map_err(|error| failed_connect(&error, reason))?;
     client.record.settle(Settled { how: Err(reason), peer: None, local: None, endpoint: None });
-    Ok(Server::Plain(ByteLeg(tcp)))
+    Ok(Server::Plain(ByteLeg::new(tcp)))
 }
 
 fn failed_connect(error: &ConnectError, reason: Reason) -> Failure {
@@ -220,7 +220,7 @@ async fn plain(proxy: &Proxy, client: &mut Client, endpoint: &Arc<EndpointState>
     let connected = proxy.connect(endpoint.addr(), Route::Any, Direction::Outbound).await;
     let tcp = connected.map_err(|error| (true, failed_connect(&error, reason)))?;
     client.record.settle(Settled { how: Err(reason), peer: None, local: None, endpoint: Some(endpoint.clone()) });
-    Ok(Server::Plain(ByteLeg(tcp)))
+    Ok(Server::Plain(ByteLeg::new(tcp)))
 }
 
 /// To an endpoint by mTLS.
@@ -261,11 +261,12 @@ async fn open(
                 let details = conn.details();
                 return Ok((Server::Mesh(Box::new(conn), peer.clone()), details));
             }
-            Err(OpenError::Lost { .. }) => continue,
+            // It has died meanwhile. Whoever breaks the protocol lives, and may have delivered what was sent.
+            Err(OpenError::Lost { error, .. }) if !matches!(error, LegError::Protocol(_)) => continue,
             Err(error) => return Err(error),
         }
     }
-    match upstream::connect(peer, credentials, &proxy.generations, limits, &proxy.metrics).await? {
+    match upstream::connect(peer, credentials, &proxy.generations, limits, &proxy.metrics, proxy.layer).await? {
         Connected::Hauberk(mut conn) => {
             conn.open(port, tcp, prelude, record, limits.open).await?;
             let details = conn.details();
@@ -273,14 +274,14 @@ async fn open(
         }
         Connected::Linkerd(mut tls, details) => {
             upstream::open_linkerd(&mut tls, port, limits.open).await?;
-            Ok((Server::Linkerd(Box::new(ByteLeg(tls))), details))
+            Ok((Server::Linkerd(Box::new(ByteLeg::new(tls))), details))
         }
     }
 }
 
 async fn relay_to(proxy: &Proxy, client: Client, server: Server) {
     let Client { tcp, prelude, mut record, .. } = client;
-    let mut app = ByteLeg(tcp);
+    let mut app = ByteLeg::new(tcp);
     let ended = match server {
         Server::Plain(mut leg) => relay(&mut app, &mut leg, &mut record, prelude).await,
         Server::Linkerd(mut leg) => relay(&mut app, &mut *leg, &mut record, prelude).await,

@@ -20,6 +20,7 @@ use crate::{
     endpoint::{Balancer, Generations, PeerKey, Peers},
     metrics::Metrics,
     pool::{Bounds, Pool},
+    secure::RecordLayer,
     socket::{self, ConnectError, OwnRoutes, Route},
     upstream::{CurrentGenerations, MeshConn},
 };
@@ -27,6 +28,7 @@ use crate::{
 /// What all connections of a proxy share.
 pub(crate) struct Proxy {
     pub(crate) spec: ProxySpec,
+    pub(crate) layer: RecordLayer,
     pub(crate) store: Store,
     pub(crate) discovery: Discovery,
     pub(crate) metrics: Arc<Metrics>,
@@ -47,7 +49,13 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    pub(crate) fn new(spec: ProxySpec, store: Store, discovery: Discovery, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        spec: ProxySpec,
+        layer: RecordLayer,
+        store: Store,
+        discovery: Discovery,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let draining = CancellationToken::new();
         let limits = &spec.limits;
         let bounds = Bounds { per_peer: limits.pool_per_peer, total: limits.pool_total, idle: limits.pool_idle };
@@ -65,6 +73,7 @@ impl Proxy {
             own_routes: OwnRoutes::default(),
             balancers: Mutex::default(),
             waited: Mutex::default(),
+            layer,
             spec,
         }
     }

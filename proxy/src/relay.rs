@@ -13,8 +13,8 @@ use hauberk_mesh::{CloseCause, ClosedBy};
 
 use crate::leg::{Leg, LegError, Received};
 
-/// Read at once. With what TLS may hold back (as much again) a direction never holds more than 64 KiB.
-pub(crate) const CHUNK: usize = 32 * 1024;
+/// Read at once: four full TLS records. What a direction holds for a slow receiver is never more than this.
+const CHUNK: usize = 64 * 1024;
 /// Reads of one direction before others get their turn.
 const TURNS: usize = 4;
 
@@ -50,7 +50,7 @@ pub(crate) struct Prelude {
     pub(crate) passed_on: bool,
 }
 
-/// Relays until both directions have ended or one leg fails; then both legs are reset.
+/// Relays until both directions have ended or one leg fails; then the other is reset.
 pub(crate) async fn relay(
     client: &mut impl Leg,
     server: &mut impl Leg,
@@ -76,14 +76,30 @@ pub(crate) async fn relay(
             (false, true) => Some(ClosedBy::Server),
             (false, false) => None,
         });
-        if a.is_ready() && b.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if a.is_ready() && b.is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        if down.outlives(&up)
+            && let Poll::Ready(error) = client.poll_broken(cx)
+        {
+            return Poll::Ready(Err((ClosedBy::Client, error)));
+        }
+        if up.outlives(&down)
+            && let Poll::Ready(error) = server.poll_broken(cx)
+        {
+            return Poll::Ready(Err((ClosedBy::Server, error)));
+        }
+        Poll::Pending
     })
     .await;
     match result {
         Ok(()) => Ended { cause: CloseCause::Clean, by: first.unwrap_or(ClosedBy::Client), error: None },
         Err((by, error)) => {
-            client.reset();
-            server.reset();
+            // The leg that failed gets no answer: there is nobody, or somebody who broke the protocol.
+            match by {
+                ClosedBy::Client => server.reset(),
+                _ => client.reset(),
+            }
             Ended { cause: error.cause(), by, error: Some(error) }
         }
     }
@@ -118,6 +134,11 @@ impl Pipe {
         };
         let pending = if prelude.passed_on { Vec::new() } else { prelude.bytes };
         Self { unflushed: !pending.is_empty(), pending, taken: 0, phase }
+    }
+
+    /// Whether the sender of `other` may send no more, and still gets what flows here: it can only break.
+    fn outlives(&self, other: &Self) -> bool {
+        other.phase != Phase::Flowing && self.phase != Phase::Ended
     }
 
     /// Ready once the direction has ended and its end was passed on.

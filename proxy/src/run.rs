@@ -17,7 +17,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::{
     admin::{self, Admin, Audience},
@@ -25,6 +25,7 @@ use crate::{
     listen::{self, Role},
     metrics::Metrics,
     proxy::Proxy,
+    secure::RecordLayer,
     socket,
 };
 
@@ -45,6 +46,9 @@ pub enum RunError {
     /// The identity cannot be set up.
     #[error(transparent)]
     Agent(#[from] AgentError),
+    /// A part of the proxy has ended; it drained and stopped.
+    #[error("a task that must not end has ended ({0:?}): the log says more; please report it")]
+    Background(Option<tokio::task::JoinError>),
     /// The control plane's own name is not valid.
     #[error(transparent)]
     Identity(#[from] InvalidIdentity),
@@ -61,7 +65,7 @@ fn raise_descriptor_limit() {
 }
 
 /// Runs a proxy until `stop`, then drains it within the limit.
-pub async fn run(spec: ProxySpec, stop: CancellationToken) -> Result<(), RunError> {
+pub async fn run(spec: ProxySpec, layer: RecordLayer, stop: CancellationToken) -> Result<(), RunError> {
     raise_descriptor_limit();
     let limits = spec.limits.clone();
     let ending = CancellationToken::new();
@@ -82,7 +86,7 @@ pub async fn run(spec: ProxySpec, stop: CancellationToken) -> Result<(), RunErro
     let (discovery, discovering) = Discovery::new(channel, &limits, spec.networks.clone());
     discovery.register(&mut registry);
     let (tls, sidecar) = (spec.tls, spec.sidecar);
-    let proxy = Arc::new(Proxy::new(spec, store, discovery, metrics));
+    let proxy = Arc::new(Proxy::new(spec, layer, store, discovery, metrics));
 
     let listeners = bind(tls)?;
     if tls != TlsMode::Disabled {
@@ -113,10 +117,10 @@ pub async fn run(spec: ProxySpec, stop: CancellationToken) -> Result<(), RunErro
     }
     info!(identity = %proxy.spec.identity, %tls, "serving");
 
-    tokio::select! {
-        () = stop.cancelled() => {}
-        Some(ended) = background.join_next() => watch(ended),
-    }
+    let result = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        Some(ended) = background.join_next() => Err(RunError::Background(ended.err())),
+    };
     info!(limit = ?limits.drain, "draining");
     proxy.draining.cancel();
     let drained = timeout(limits.drain, drain(&proxy, sidecar, &accepting, &mut serving)).await;
@@ -126,7 +130,7 @@ pub async fn run(spec: ProxySpec, stop: CancellationToken) -> Result<(), RunErro
     serving.shutdown().await;
     ending.cancel();
     background.shutdown().await;
-    Ok(())
+    result
 }
 
 /// A native sidecar's applications have ended: it only finishes. A plain one's may still open connections: it goes on
@@ -144,13 +148,6 @@ async fn drain(proxy: &Proxy, sidecar: SidecarKind, accepting: &CancellationToke
     }
     accepting.cancel();
     while serving.join_next().await.is_some() {}
-}
-
-fn watch(ended: Result<(), tokio::task::JoinError>) {
-    match ended {
-        Ok(()) => error!("a background task ended: the proxy cannot go on"),
-        Err(error) => error!(%error, "a background task failed: the proxy cannot go on"),
-    }
 }
 
 struct Listeners {

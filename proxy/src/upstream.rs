@@ -11,13 +11,12 @@ use std::{
 
 use hauberk_identity::{Credentials, PeerFault, server_name};
 use hauberk_mesh::{CloseCause, Direction, FailReason, HandshakeKind, Limits, TlsDetails};
-use rustls::{AlertDescription, CommonState};
+use rustls::AlertDescription;
 use tokio::{
     io::{AsyncRead, AsyncWriteExt, ReadBuf},
     net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
     endpoint::{Generations, Peer},
@@ -26,7 +25,8 @@ use crate::{
     mesh_leg::MeshLeg,
     metrics::{Fault, Metrics},
     pool::Pooled,
-    relay::{CHUNK, Observer, Prelude},
+    relay::{Observer, Prelude},
+    secure::{MeshStream, RecordLayer},
     socket::{self, ConnectError, Route},
     wire::{self, Event, Open},
 };
@@ -105,27 +105,9 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// The session, as `/connections` shows it.
-pub(crate) fn details(tls: &CommonState, handshake: HandshakeKind) -> TlsDetails {
-    TlsDetails {
-        version: tls.protocol_version().map_or_else(String::new, |version| format!("{version:?}")),
-        cipher: tls.negotiated_cipher_suite().map_or_else(String::new, |suite| format!("{:?}", suite.suite())),
-        group: tls.negotiated_key_exchange_group().map_or_else(String::new, |group| format!("{:?}", group.name())),
-        protocol: String::from_utf8_lossy(tls.alpn_protocol().unwrap_or_default()).into_owned(),
-        handshake,
-    }
-}
-
-pub(crate) fn handshake_kind(tls: &CommonState) -> HandshakeKind {
-    match tls.handshake_kind() {
-        Some(rustls::HandshakeKind::Resumed) => HandshakeKind::Resumed,
-        _ => HandshakeKind::Full,
-    }
-}
-
 /// A mesh connection that we opened.
 pub(crate) struct MeshConn {
-    leg: MeshLeg<TlsStream<TcpStream>>,
+    leg: MeshLeg<MeshStream>,
     session: Session,
     streams: u32,
     metrics: Arc<Metrics>,
@@ -173,7 +155,7 @@ impl Drop for MeshConn {
 /// A connection to a proxy, by the protocol that it chose.
 pub(crate) enum Connected {
     Hauberk(MeshConn),
-    Linkerd(TlsStream<TcpStream>, TlsDetails),
+    Linkerd(MeshStream, TlsDetails),
 }
 
 /// Connects and shakes hands with `peer`; its certificate is checked, whether the session was resumed or not.
@@ -183,6 +165,7 @@ pub(crate) async fn connect(
     current: &Arc<CurrentGenerations>,
     limits: &Limits,
     metrics: &Arc<Metrics>,
+    layer: RecordLayer,
 ) -> Result<Connected, OpenError> {
     let begin = Instant::now();
     let tcp = socket::connect(peer.key.addr, Route::Any, limits.connect).await?;
@@ -190,9 +173,9 @@ pub(crate) async fn connect(
     let failed = |fault| metrics.handshake_failed(Direction::Outbound, fault);
     let begin = Instant::now();
     let name = server_name(&peer.key.identity);
-    let connector = TlsConnector::from(peer.config(credentials));
-    let mut tls = match timeout(limits.handshake, connector.connect(name, tcp)).await {
-        Ok(Ok(tls)) => tls,
+    let handshake = MeshStream::connect(layer, peer.config(credentials), name, tcp);
+    let (tls, negotiated) = match timeout(limits.handshake, handshake).await {
+        Ok(Ok(done)) => done,
         Ok(Err(error)) => {
             failed(handshake_fault(&error));
             return Err(OpenError::Handshake(error));
@@ -204,15 +187,13 @@ pub(crate) async fn connect(
     };
     let now = SystemTime::now();
     let proven = credentials
-        .check_peer(tls.get_ref().1.peer_certificates(), Some(&peer.key.identity), now)
+        .check_peer(negotiated.peer.as_deref(), Some(&peer.key.identity), now)
         .inspect_err(|_| failed(Fault::Peer))?;
-    let kind = handshake_kind(tls.get_ref().1);
-    metrics.handshake(Direction::Outbound, kind, begin.elapsed());
-    let details = details(tls.get_ref().1, kind);
-    match tls.get_ref().1.alpn_protocol() {
+    metrics.handshake(Direction::Outbound, negotiated.handshake, begin.elapsed());
+    let details = negotiated.details();
+    match negotiated.alpn.as_deref() {
         Some(hauberk_mesh::ALPN_LINKERD) => Ok(Connected::Linkerd(tls, details)),
         Some(hauberk_mesh::ALPN_HAUBERK) => {
-            tls.get_mut().1.set_buffer_limit(Some(CHUNK));
             let until = serves_until(limits, &[credentials.not_after(), proven.not_after], now);
             let generations = Generations::of(credentials);
             let session = Session { details, generations, current: current.clone(), until };
@@ -234,7 +215,7 @@ pub(crate) fn serves_until(limits: &Limits, expiries: &[SystemTime], now: System
 }
 
 /// Sends Linkerd's header: from then on the connection is the stream.
-pub(crate) async fn open_linkerd(tls: &mut TlsStream<TcpStream>, port: u16, limit: Duration) -> Result<(), OpenError> {
+pub(crate) async fn open_linkerd(tls: &mut MeshStream, port: u16, limit: Duration) -> Result<(), OpenError> {
     let header = linkerd::Header::opaque(port).ok_or(OpenError::Failed(FailReason::Denied))?.encode();
     let lost = |error: io::Error| OpenError::Lost { error: error.into(), sent: false };
     match timeout(limit, tls.write_all(&header)).await {
@@ -272,7 +253,7 @@ impl MeshConn {
         Ok(())
     }
 
-    pub(crate) fn leg(&mut self) -> &mut MeshLeg<TlsStream<TcpStream>> {
+    pub(crate) fn leg(&mut self) -> &mut MeshLeg<MeshStream> {
         &mut self.leg
     }
 
@@ -310,7 +291,7 @@ impl Opening {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        leg: &mut MeshLeg<TlsStream<TcpStream>>,
+        leg: &mut MeshLeg<MeshStream>,
         client: &mut TcpStream,
         prelude: &mut Prelude,
         observer: &mut impl Observer,

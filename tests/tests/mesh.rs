@@ -16,14 +16,30 @@ mod basic;
 mod certificate;
 #[path = "mesh/common.rs"]
 mod common;
+#[path = "mesh/endings.rs"]
+mod endings;
 #[path = "mesh/evidence.rs"]
 mod evidence;
+#[path = "mesh/failover.rs"]
+mod failover;
 #[path = "mesh/grpc.rs"]
 mod grpc;
+#[path = "mesh/idle.rs"]
+mod idle;
+#[path = "mesh/ipv6.rs"]
+mod ipv6;
+#[path = "mesh/labels.rs"]
+mod labels;
+#[path = "mesh/linkerd.rs"]
+mod linkerd;
 #[path = "mesh/mariadb.rs"]
 mod mariadb;
 #[path = "mesh/nginx.rs"]
 mod nginx;
+#[path = "mesh/peers.rs"]
+mod peers;
+#[path = "mesh/places.rs"]
+mod places;
 #[path = "mesh/postgresql.rs"]
 mod postgresql;
 #[path = "mesh/reasons.rs"]
@@ -32,12 +48,18 @@ mod reasons;
 mod redis;
 #[path = "mesh/required.rs"]
 mod required;
+#[path = "mesh/reuse.rs"]
+mod reuse;
 #[path = "mesh/scene.rs"]
 mod scene;
 #[path = "mesh/series.rs"]
 mod series;
 #[path = "mesh/ssh.rs"]
 mod ssh;
+#[path = "mesh/stale.rs"]
+mod stale;
+#[path = "mesh/streams.rs"]
+mod streams;
 #[path = "mesh/talk.rs"]
 mod talk;
 #[path = "mesh/websocket.rs"]

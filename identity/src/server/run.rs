@@ -12,6 +12,7 @@ use hauberk_mesh::{IDENTITY_ACCOUNT, IdentityName, InvalidIdentity, TrustDomain}
 use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
+    sync::watch,
     task::{JoinError, JoinSet},
     time::timeout,
 };
@@ -20,7 +21,7 @@ use tracing::{error, info, warn};
 
 use super::{
     Ca, CaFault, Certify, CertifyLimits, Lifetimes, LocalTokens, MeshPods, Metrics, PodsFault, TokensFault, TrustWatch,
-    admin,
+    admin, ca::State,
 };
 use crate::{
     Store,
@@ -104,6 +105,8 @@ pub struct Server {
 struct Own {
     name: IdentityName,
     store: Store,
+    /// From before the first certificate on: no change can be missed.
+    changes: watch::Receiver<Arc<State>>,
 }
 
 impl Server {
@@ -115,8 +118,9 @@ impl Server {
         let tokens = LocalTokens::open_or_create(&config.dir)?;
         let pods = Arc::new(MeshPods::open(&config.services, metrics.clone())?);
         let name = config.domain.identity(IDENTITY_ACCOUNT, config.domain.control_namespace())?;
+        let changes = ca.changes();
         let store = Store::fixed(ca.credentials(&name, 1, SystemTime::now())?.into());
-        let own = Own { name, store };
+        let own = Own { name, store, changes };
         let [listener, admin] = [bind(config.listen).await?, bind(config.admin).await?];
         Ok(Self { config, ca, tokens, pods, metrics, registry, own, listener, admin })
     }
@@ -213,15 +217,14 @@ async fn follow_files(ca: Arc<Ca>, pods: Arc<MeshPods>, metrics: Metrics) {
 }
 
 /// A new certificate of our own in time, and whenever issuer or bundle change.
-async fn keep_own(ca: Arc<Ca>, own: Own, metrics: Metrics) {
-    let mut changes = ca.changes();
+async fn keep_own(ca: Arc<Ca>, mut own: Own, metrics: Metrics) {
     let mut generation = 1;
     let first = own.store.ready().await.not_after();
     metrics.ends("own", first);
     let mut due = renew_at(SystemTime::now(), first, rand::random());
     loop {
         tokio::select! {
-            changed = changes.changed() => changed.expect("the CA is held"),
+            changed = own.changes.changed() => changed.expect("the CA is held"),
             () = until(due) => {}
         }
         let now = SystemTime::now();

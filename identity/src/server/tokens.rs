@@ -48,7 +48,7 @@ pub enum ReviewFault {
     Unavailable(String),
 }
 
-/// Says whether a token is genuine, and whom it speaks for. Asked only about tokens that have passed `precheck`.
+/// Says whether a token is genuine, and whom it speaks for. Asked only about tokens whose shape, audience and time are right.
 pub trait TokenReview: fmt::Debug + Send + Sync + 'static {
     /// Asks.
     fn review(&self, token: &str, audience: &str) -> impl Future<Output = Result<Proven, ReviewFault>> + Send;

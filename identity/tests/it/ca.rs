@@ -6,7 +6,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use hauberk_identity::server::{Ca, CaFault, Lifetimes, rotation};
+use hauberk_identity::{
+    Credentials, SecretKey, TrustBundle,
+    server::{Ca, CaFault, Lifetimes, rotation},
+};
 use tempfile::TempDir;
 
 use crate::support::*;
@@ -77,7 +80,7 @@ fn a_bad_edit_keeps_the_last_good_state_and_is_reported_once() {
             std::fs::write(path, format!("{text}{}", &text[..200])).expect("written");
         }),
         ("issuer.key", |path| {
-            let key = hauberk_identity::SecretKey::generate().expect("a key");
+            let key = SecretKey::generate().expect("a key");
             std::fs::write(path, key.to_pem().as_bytes()).expect("written");
         }),
         ("issuer.pem", |path| std::fs::remove_file(path).expect("removed")),
@@ -129,6 +132,12 @@ fn a_rotation_can_go_on_after_a_crash_at_any_step() {
     assert_ne!(ca.bundle().roots()[0], old);
     let credentials = ca.credentials(&web(), 1, now).expect("signs under the new root");
     assert_eq!(credentials.chain().len(), 3, "leaf, issuer, and the new root signed by the old");
+    // So that those who know only the old root believe it too.
+    let key = SecretKey::generate().expect("a key");
+    let issued = ca.sign(&key.request(&web()).expect("a request"), &web(), now).expect("signed");
+    let chain = std::iter::once(issued.leaf).chain(issued.intermediates).collect();
+    let old = TrustBundle::new(1, vec![old]).expect("a root");
+    Credentials::new(&web(), &key, chain, &old, 1, now).expect("believed");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use hauberk_identity::{
     Agent, AgentConfig, SecretKey, Store,
     grpc::{self, ClientAuth, ConnectInfo, IncomingLimits},
     server::{Ca, CertifyLimits, Lifetimes, LocalTokens, Server, ServerConfig},
+    server_name,
 };
 use hauberk_mesh::{IDENTITY_ACCOUNT, IdentityName, MeshFile, Pod, TOKEN_AUDIENCE, TrustDomain};
 use linkerd2_proxy_api::identity::{
@@ -22,13 +23,15 @@ use linkerd2_proxy_api::identity::{
     identity_client::IdentityClient,
     identity_server::{Identity, IdentityServer},
 };
+use rustls::pki_types::CertificateDer;
 use tempfile::TempDir;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
     task::JoinSet,
     time::timeout,
 };
+use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, transport::Channel};
@@ -195,10 +198,26 @@ impl Running {
     }
 }
 
+/// A mesh client's TLS configuration for the identity server, with what `ca` trusts and signs now.
+pub(crate) fn client_config(ca: &Ca) -> rustls::ClientConfig {
+    let own = ca.credentials(&web(), 1, SystemTime::now()).expect("a certificate");
+    let mut config = (*own.mesh_client(&server_identity(), Arc::default())).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config
+}
+
+/// The chain that the identity server at `addr` proves itself with to such a client, if it does.
+pub(crate) async fn shown(addr: SocketAddr, ca: &Ca) -> std::io::Result<Vec<CertificateDer<'static>>> {
+    let tcp = TcpStream::connect(addr).await?;
+    let connector = TlsConnector::from(Arc::new(client_config(ca)));
+    let tls = soon(connector.connect(server_name(&server_identity()), tcp)).await?;
+    Ok(tls.get_ref().1.peer_certificates().unwrap_or_default().to_vec())
+}
+
 /// Over plain HTTP: what an admin port answers, its status line first.
 pub(crate) async fn get(addr: SocketAddr, path: &str) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let mut stream = tokio::net::TcpStream::connect(addr).await.expect("connected");
+    let mut stream = TcpStream::connect(addr).await.expect("connected");
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");
     let mut answer = String::new();

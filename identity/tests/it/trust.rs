@@ -1,6 +1,9 @@
 //! The trust bundle: followed while running, through a whole rotation, and never backwards.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use hauberk_api::trust::{Bundle, trust_client::TrustClient};
 use hauberk_identity::{
@@ -72,15 +75,22 @@ async fn a_pod_that_slept_through_a_rotation_still_gets_in() {
     rotation::publish_next_root(&dir, &lifetimes, now).expect("published");
     rotation::sign_under_next_root(&dir, &lifetimes, now).expect("signed");
     rotation::drop_other_roots(&dir).expect("dropped");
-    // The server's poll may have been first.
-    world.ca.reload().expect("taken over");
-    let mut own = world.ca.bundle();
-    assert_eq!(own.roots().len(), 1);
+    // Until the server proves itself to those who know only the new root.
+    let moved_on = async {
+        loop {
+            world.ca.reload().expect("good");
+            if world.ca.bundle().roots().len() == 1
+                && let Ok(chain) = shown(world.addr, &world.ca).await
+            {
+                return chain;
+            }
+        }
+    };
+    assert_eq!(soon(moved_on).await.len(), 3, "leaf, issuer, and the new root signed by the old");
 
     let agent = Running::start(config);
-    under(&agent.store, own.generation()).await;
-    own = agent.store.trust();
-    assert_eq!(own.roots(), world.ca.bundle().roots());
+    under(&agent.store, world.ca.bundle().generation()).await;
+    assert_eq!(agent.store.trust().roots(), world.ca.bundle().roots());
     agent.stop().await;
 }
 
@@ -102,8 +112,8 @@ async fn whoever_trusts_us_may_follow_but_one_address_only_so_often() {
         let bundle = soon(stream.message()).await.expect("streamed").expect("a bundle");
         assert_eq!((bundle.generation, bundle.roots.len()), (1, 1));
     }
-    // The server does not wait for them when it is told to stop.
-    world.stop().await;
+    // The server does not wait for them when it is told to stop: its patience is 5 s.
+    tokio::time::timeout(Duration::from_secs(4), world.stop()).await.expect("stopped at once");
 }
 
 /// A scripted server whose stream of bundles the test writes.

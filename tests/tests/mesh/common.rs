@@ -46,14 +46,16 @@ impl Server {
 
     /// Gives back every byte, and ends when the client does.
     pub(crate) fn echo(pod: &Pod, port: u16) -> Self {
-        Self::start(pod, port, |stream| {
-            let mut reader = stream.try_clone().expect("descriptors are free");
-            let mut writer = stream;
-            // A client that breaks off is the client's test.
-            let _ = std::io::copy(&mut reader, &mut writer);
-            let _ = writer.shutdown(std::net::Shutdown::Write);
-        })
+        Self::start(pod, port, give_back)
     }
+}
+
+/// [`Server::echo`], for [`Server::listen`].
+pub(crate) fn give_back(mut writer: TcpStream) {
+    let mut reader = writer.try_clone().expect("descriptors are free");
+    // A client that breaks off is the client's test.
+    let _ = std::io::copy(&mut reader, &mut writer);
+    let _ = writer.shutdown(std::net::Shutdown::Write);
 }
 
 impl Drop for Server {

@@ -1,6 +1,11 @@
 //! MariaDB through the mesh. Its server speaks first; then in the clear, or with TLS of its own inside ours.
 
-use std::{any::Any, fs, io::Read, net::SocketAddr};
+use std::{
+    any::Any,
+    fs,
+    io::Read,
+    net::{Shutdown, SocketAddr},
+};
 
 use hauberk_lab::Pod;
 
@@ -51,12 +56,7 @@ fn start(pod: &Pod, port: u16) -> Vec<Box<dyn Any>> {
 
 /// One connection on which the client says nothing, one in the clear, one with TLS; the server says which is which.
 fn talk(client: &Pod, server: &Pod, at: SocketAddr) {
-    let mut silent = dial(client, at).expect("mariadbd accepts");
-    let mut greeting = [0; 64];
-    silent.read_exact(&mut greeting).expect("mariadbd speaks first");
-    // Three bytes of length, one of sequence, one of the protocol's version.
-    assert!(greeting[5..].starts_with(GREETING.as_bytes()), "{}", String::from_utf8_lossy(&greeting));
-    drop(silent);
+    hear_greeting(client, at);
     let [host, port] = [format!("--host={}", at.ip()), format!("--port={}", at.port())];
     let password = format!("--password={PASSWORD}");
     let query = format!(
@@ -69,4 +69,15 @@ fn talk(client: &Pod, server: &Pod, at: SocketAddr) {
         let said = run(client, &[&to[..], &["--batch", "--skip-column-names", "--execute", &query]].concat());
         assert_eq!(said.trim_end_matches('\n'), format!("{ROW}-42 {tls}"), "{mode}");
     }
+}
+
+/// The client ends without a word; the server has spoken all the same.
+fn hear_greeting(client: &Pod, at: SocketAddr) {
+    let mut silent = dial(client, at).expect("mariadbd accepts");
+    let mut start = [0; 5 + GREETING.len()];
+    silent.read_exact(&mut start).expect("mariadbd speaks first");
+    // Three bytes of length, one of sequence, one of the protocol's version.
+    assert!(start.ends_with(GREETING.as_bytes()), "{}", String::from_utf8_lossy(&start));
+    silent.shutdown(Shutdown::Write).expect("mariadbd waits for an answer");
+    silent.read_to_end(&mut Vec::new()).expect("a clean end");
 }

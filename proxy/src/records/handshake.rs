@@ -1,0 +1,232 @@
+//! Drives rustls through a handshake and takes the connection over from it. rustls is shown one record at a time: what
+//! comes behind the handshake it must not see. No I/O: the caller moves the bytes.
+
+use std::io;
+
+use hauberk_mesh::{HandshakeKind, TlsDetails};
+use rustls::{
+    CipherSuite, CommonState, Error, ExtractedSecrets, NamedGroup, PeerMisbehaved, ProtocolVersion,
+    client::{ClientConnectionData, UnbufferedClientConnection},
+    pki_types::CertificateDer,
+    server::{ServerConnectionData, UnbufferedServerConnection},
+    unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus},
+};
+
+use super::{
+    RecordError,
+    keys::HEADER,
+    session::{Kernel, Session},
+};
+
+/// No handshake message is longer, and rustls takes none that is. A record may come on top.
+const LARGEST_FLIGHT: usize = 64 * 1024 + 18 * 1024;
+
+/// What the handshake agreed on.
+#[derive(Debug, Clone)]
+pub struct Negotiated {
+    /// Always TLS 1.3.
+    pub version: ProtocolVersion,
+    /// The cipher suite.
+    pub cipher: CipherSuite,
+    /// The key-exchange group.
+    pub group: Option<NamedGroup>,
+    /// The application protocol.
+    pub alpn: Option<Vec<u8>>,
+    /// Full or resumed.
+    pub handshake: HandshakeKind,
+    /// The peer's chain, leaf first; restored where the session was resumed.
+    pub peer: Option<Vec<CertificateDer<'static>>>,
+}
+
+impl Negotiated {
+    /// What an established connection of rustls agreed on.
+    pub(crate) fn of(tls: &CommonState) -> Result<Self, RecordError> {
+        match (tls.protocol_version(), tls.negotiated_cipher_suite()) {
+            (Some(version @ ProtocolVersion::TLSv1_3), Some(suite)) => Ok(Self {
+                version,
+                cipher: suite.suite(),
+                group: tls.negotiated_key_exchange_group().map(|group| group.name()),
+                alpn: tls.alpn_protocol().map(<[u8]>::to_vec),
+                handshake: match tls.handshake_kind() {
+                    Some(rustls::HandshakeKind::Resumed) => HandshakeKind::Resumed,
+                    _ => HandshakeKind::Full,
+                },
+                peer: tls.peer_certificates().map(<[CertificateDer<'_>]>::to_vec),
+            }),
+            _ => Err(Error::General("the record layer is for TLS 1.3: configure nothing else".to_owned()).into()),
+        }
+    }
+
+    /// The session, as `/connections` shows it.
+    pub fn details(&self) -> TlsDetails {
+        TlsDetails {
+            version: format!("{:?}", self.version),
+            cipher: format!("{:?}", self.cipher),
+            group: self.group.map_or_else(String::new, |group| format!("{group:?}")),
+            protocol: String::from_utf8_lossy(self.alpn.as_deref().unwrap_or_default()).into_owned(),
+            handshake: self.handshake,
+        }
+    }
+}
+
+/// A rustls connection of either side.
+pub(super) trait Side: Sized {
+    type Data;
+    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+    fn common(&self) -> &CommonState;
+    fn take_over(self) -> Result<(ExtractedSecrets, Kernel), Error>;
+}
+
+impl Side for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+
+    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+
+    fn common(&self) -> &CommonState {
+        self
+    }
+
+    fn take_over(self) -> Result<(ExtractedSecrets, Kernel), Error> {
+        let (secrets, kernel) = self.dangerous_into_kernel_connection()?;
+        Ok((secrets, Kernel::Client(Box::new(kernel))))
+    }
+}
+
+impl Side for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+
+    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+
+    fn common(&self) -> &CommonState {
+        self
+    }
+
+    fn take_over(self) -> Result<(ExtractedSecrets, Kernel), Error> {
+        let (secrets, kernel) = self.dangerous_into_kernel_connection()?;
+        Ok((secrets, Kernel::Server(Box::new(kernel))))
+    }
+}
+
+/// What a handshake waits for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// `outgoing` must be sent, and cleared.
+    Send,
+    /// Bytes must be appended to `received`.
+    Receive,
+    /// [`Handshake::finish`].
+    Nothing,
+}
+
+/// A handshake under way.
+pub(super) struct Handshake<S> {
+    side: S,
+    pub(super) received: Vec<u8>,
+    /// Of `received`, what rustls has seen: up to the end of the record that begins at `record`, or less.
+    shown: usize,
+    record: usize,
+    pub(super) outgoing: Vec<u8>,
+}
+
+impl<S: Side> Handshake<S> {
+    pub(super) fn new(side: S) -> Self {
+        Self { side, received: Vec::new(), shown: 0, record: 0, outgoing: Vec::new() }
+    }
+
+    /// Goes on as far as it can. After an error, `outgoing` may have an alert for the peer.
+    pub(super) fn advance(&mut self) -> Result<Need, RecordError> {
+        loop {
+            let UnbufferedStatus { discard, state } = self.side.process(&mut self.received[..self.shown]);
+            let need = match state {
+                Ok(ConnectionState::EncodeTlsData(data)) => {
+                    encode(data, &mut self.outgoing);
+                    Ok(None)
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => {
+                    data.done();
+                    Ok(Some(Need::Send))
+                }
+                // A server that may write has not finished if it has not heard the client's Finished.
+                Ok(ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_)) => Ok(Some(Need::Receive)),
+                Ok(_) => Err(Error::General("rustls saw data during the handshake".to_owned())),
+                Err(error) => Err(error),
+            };
+            self.discard(discard);
+            match need {
+                Ok(Some(Need::Receive)) if !self.side.common().is_handshaking() => return Ok(Need::Nothing),
+                Ok(Some(Need::Receive)) if self.show_more()? => {}
+                Ok(Some(need)) => return Ok(need),
+                Ok(None) => {}
+                Err(error) => return Err(self.fail(error)),
+            }
+        }
+    }
+
+    /// The connection, and what came behind the handshake.
+    pub(super) fn finish(self) -> Result<(Session, Negotiated, Vec<u8>), RecordError> {
+        if self.shown > 0 {
+            return Err(Error::from(PeerMisbehaved::KeyEpochWithPendingFragment).into());
+        }
+        let negotiated = Negotiated::of(self.side.common())?;
+        let (secrets, kernel) = self.side.take_over()?;
+        let received = if self.received.is_empty() { Vec::new() } else { self.received[..].to_vec() };
+        Ok((Session::new(secrets, kernel)?, negotiated, received))
+    }
+
+    fn discard(&mut self, count: usize) {
+        self.received.drain(..count);
+        self.shown -= count;
+        self.record = self.record.saturating_sub(count);
+    }
+
+    /// Shows rustls more of what has come, no more than to the end of one record. Half a record it may see: it knows
+    /// by the first bytes what is not TLS.
+    fn show_more(&mut self) -> Result<bool, RecordError> {
+        if self.record_end() == Some(self.shown) {
+            self.record = self.shown;
+        }
+        let received = self.received.len();
+        let end = self.record_end().map_or(received, |end| end.min(received));
+        if end > LARGEST_FLIGHT {
+            return Err(Error::from(rustls::InvalidMessage::HandshakePayloadTooLarge).into());
+        }
+        let more = end > self.shown;
+        self.shown = end;
+        Ok(more)
+    }
+
+    fn record_end(&self) -> Option<usize> {
+        let header = self.received[self.record..].first_chunk::<HEADER>()?;
+        Some(self.record + HEADER + usize::from(u16::from_be_bytes([header[3], header[4]])))
+    }
+
+    /// Gets the alert out of rustls.
+    fn fail(&mut self, error: Error) -> RecordError {
+        while self.side.common().wants_write() {
+            let UnbufferedStatus { discard, state } = self.side.process(&mut self.received[..self.shown]);
+            match state {
+                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, &mut self.outgoing),
+                _ => break,
+            }
+            self.discard(discard);
+        }
+        error.into()
+    }
+}
+
+fn encode<D>(mut data: EncodeTlsData<'_, D>, out: &mut Vec<u8>) {
+    let begin = out.len();
+    if let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut []) {
+        out.resize(begin + size.required_size, 0);
+        data.encode(&mut out[begin..]).expect("the size is what rustls asked for");
+    }
+}
+
+/// For the handshake's own end of file.
+pub(super) fn eof() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the connection during the handshake")
+}
