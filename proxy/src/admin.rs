@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::proxy::Proxy;
+use crate::{metrics::ADMIN, proxy::Proxy};
 
 /// Connections at once on one listener.
 const CONNECTIONS: usize = 64;
@@ -88,7 +88,7 @@ fn make_room(order: &mut VecDeque<AbortHandle>, admin: &Admin) {
         && let Some(oldest) = order.pop_front()
     {
         oldest.abort();
-        admin.proxy.metrics.limit_reached("admin");
+        admin.proxy.metrics.limit_reached(ADMIN);
     }
 }
 

@@ -35,8 +35,9 @@ pub(crate) struct Series {
     opened: AtomicU64,
     open: AtomicI64,
     flows: Mutex<HashMap<Kind, Arc<Flow>>>,
-    /// While somebody else holds this, the endpoint is known to discovery.
-    endpoint: Option<Weak<dyn Known>>,
+    /// While somebody else holds one of these, the endpoint is known to discovery: each service that it belongs to names
+    /// it by itself.
+    named: Mutex<Vec<Weak<dyn Known>>>,
     used: Mutex<Instant>,
 }
 
@@ -77,8 +78,18 @@ impl Series {
         lock(&self.flows).entry(kind).or_default().clone()
     }
 
+    fn name(&self, by: Weak<dyn Known>) {
+        let mut named = lock(&self.named);
+        if !named.iter().any(|known| known.ptr_eq(&by)) {
+            named.retain(|known| known.strong_count() > 0);
+            named.push(by);
+        }
+    }
+
+    /// Whether this is about an endpoint that has left. What is about no endpoint stays.
     fn expired(&self, now: Instant, idle: Duration) -> bool {
-        let left = self.endpoint.as_ref().is_some_and(|endpoint| endpoint.strong_count() == 0);
+        let named = lock(&self.named);
+        let left = !named.is_empty() && named.iter().all(|known| known.strong_count() == 0);
         left && self.open.load(Relaxed) == 0 && now.duration_since(*lock(&self.used)) >= idle
     }
 }
@@ -116,10 +127,15 @@ impl Table {
             opened: AtomicU64::new(0),
             open: AtomicI64::new(0),
             flows: Mutex::new(HashMap::new()),
-            endpoint: known,
+            named: Mutex::default(),
             used: Mutex::new(Instant::now()),
         };
-        table.entry(subject).or_insert_with(|| Arc::new(new())).clone()
+        let of_endpoint = subject.endpoint.is_some();
+        let series = table.entry(subject).or_insert_with(|| Arc::new(new())).clone();
+        if let Some(known) = known.filter(|_| of_endpoint) {
+            series.name(known);
+        }
+        series
     }
 
     /// Drops the series of endpoints that discovery names no more, once they were unused for `idle`.
@@ -147,8 +163,10 @@ impl EncodeLabelSet for Labels<'_> {
         put("reason", self.subject.reason.map_or("", Reason::as_str))?;
         if let Some((addr, labels)) = &self.subject.endpoint {
             put("endpoint", &addr.to_string())?;
-            for (key, value) in labels.iter() {
-                put(&endpoint_label(key), value)?;
+            // Several may become one name; with a label twice in one line Prometheus would drop the whole page.
+            let named: BTreeMap<_, _> = labels.iter().map(|(key, value)| (endpoint_label(key), value)).collect();
+            for (name, value) in named {
+                put(&name, value)?;
             }
         }
         if let Some(kind) = self.kind {
@@ -287,6 +305,24 @@ mod tests {
         assert_eq!(lock(&table.series).len(), 2, "it was used just now");
         table.sweep(Instant::now() + idle, idle);
         assert_eq!(lock(&table.series).keys().map(|s| s.peer.as_deref()).collect::<Vec<_>>(), [Some("client")]);
+    }
+
+    #[test]
+    fn an_endpoint_has_left_when_nobody_names_it_any_more() {
+        let table = Table::new(1);
+        let [one, other]: [Arc<dyn Known>; 2] = [Arc::new(Endpoint), Arc::new(Endpoint)];
+        let idle = Duration::from_secs(60);
+        for known in [&one, &other, &one] {
+            drop(table.series(subject("a", Some("10.1.0.2:80")), Some(Arc::downgrade(known))).open());
+            drop(table.series(subject("b", Some("10.1.0.3:80")), Some(Arc::downgrade(known))).open());
+        }
+        drop(one);
+        table.sweep(Instant::now() + idle, idle);
+        assert_eq!(lock(&table.series).len(), 2, "another service names it");
+        drop(other);
+        table.sweep(Instant::now() + idle, idle);
+        let left: Vec<_> = lock(&table.series).keys().map(|subject| subject.peer.clone()).collect();
+        assert_eq!(left, [Some("other".into())], "what stands for many stays");
     }
 
     #[test]

@@ -54,6 +54,8 @@ mod required;
 mod reuse;
 #[path = "mesh/scene.rs"]
 mod scene;
+#[path = "mesh/series.rs"]
+mod series;
 #[path = "mesh/ssh.rs"]
 mod ssh;
 #[path = "mesh/stale.rs"]
