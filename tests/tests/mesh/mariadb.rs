@@ -32,8 +32,10 @@ fn mariadb_speaks_first_through_the_mesh_then_with_and_without_its_own_tls() {
 fn start(pod: &Pod, port: u16) -> Vec<Box<dyn Any>> {
     let dir = directory(pod).display().to_string();
     let (data, grants) = (format!("--datadir={dir}/data"), format!("{dir}/grants.sql"));
+    // Each removes at its start what it takes for left over: not another's.
+    let temporary = format!("--tmpdir={dir}");
     let mut install = pod.command_as(USER, "mariadb-install-db");
-    install.args(["--no-defaults", &data, "--skip-test-db", "--auth-root-authentication-method=normal"]);
+    install.args(["--no-defaults", &data, &temporary, "--skip-test-db", "--auth-root-authentication-method=normal"]);
     let made = install.output().expect("mariadb-install-db is installed");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let sql = format!("create user app@'%' identified by '{PASSWORD}';\n");
@@ -41,6 +43,7 @@ fn start(pod: &Pod, port: u16) -> Vec<Box<dyn Any>> {
     let [cert, key] = certificate(pod);
     let settings = [
         data,
+        temporary,
         format!("--port={port}"),
         format!("--init-file={grants}"),
         format!("--ssl-cert={cert}"),

@@ -36,7 +36,7 @@ fn start(pod: &Pod, port: u16) -> Vec<Box<dyn Any>> {
     fs::write(hba, "host all all all scram-sha-256\n").expect("the pod's directory is writable");
     let settings = [
         "listen_addresses=*".to_owned(),
-        format!("unix_socket_directories={dir}"),
+        "unix_socket_directories=".to_owned(),
         "fsync=off".to_owned(),
         "ssl=on".to_owned(),
         format!("ssl_cert_file={cert}"),
