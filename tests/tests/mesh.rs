@@ -12,6 +12,8 @@ mod away;
 mod balance;
 #[path = "mesh/basic.rs"]
 mod basic;
+#[path = "mesh/bypass.rs"]
+mod bypass;
 #[path = "mesh/certificate.rs"]
 mod certificate;
 #[path = "mesh/common.rs"]

@@ -1,7 +1,10 @@
 //! The metrics of running proxies: what `docs/metrics.md` lists, the numbers of what happened, series that go when their
 //! endpoint has left, and the bound on all of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::UdpSocket,
+};
 
 use hauberk_lab::{Pod, wait_for};
 use hauberk_mesh::{CloseCause, ClosedBy, Direction, FirstBytes, Reason, TransportState};
@@ -73,8 +76,7 @@ fn assert_documented(text: &str) {
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     let mut types: Vec<_> = types.collect();
     types.sort_unstable();
-    let expected = documented.iter().map(|(name, it)| (name.as_str(), it.kind.as_str()));
-    let expected: Vec<_> = expected.filter(|(name, _)| *name != "hauberk_bypassed").collect();
+    let expected: Vec<_> = documented.iter().map(|(name, it)| (name.as_str(), it.kind.as_str())).collect();
     assert_eq!(types, expected, "those of the document, each once");
     let samples = Samples::parse(text);
     let mut series = BTreeSet::new();
@@ -112,6 +114,7 @@ fn assert_terms(sample: &Sample) {
 #[test]
 fn a_running_proxy_writes_the_metrics_that_the_document_lists_with_their_labels_and_what_happened() {
     const TIMES: usize = 7;
+    let meshed = |name| meshed(name).limits("bypass_sample=200ms");
     let web = meshed("web").label("app.kubernetes.io/name", "web").label("app-kubernetes-io-name", "twin");
     let (_lab, [client, web, old]) = scene([meshed("client"), web, plain("old")], [service(WEB, ["web"])]);
     let _hosts = [&web, &old].map(|pod| host(pod, PORT));
@@ -123,6 +126,15 @@ fn a_running_proxy_writes_the_metrics_that_the_document_lists_with_their_labels_
     }
     // Refused: nothing listens there.
     assert!(visit(&client, old.at(PORT + 1)).broken.is_some() && visit(&client, web.at(PORT + 1)).broken.is_some());
+    // Past the proxies: there is nothing to tell of it before it happens.
+    let [here, there] = [&client, &web].map(|pod| pod.enter(|| UdpSocket::bind(pod.at(PORT))).expect("it is free"));
+    there.set_read_timeout(Some(LIMIT)).expect("valid");
+    here.send_to(b"datagram", web.at(PORT)).expect("sent");
+    there.recv(&mut [0; 8]).expect("it arrives");
+    for pod in [&client, &web] {
+        let bypassed = || Samples::of(pod).sum("hauberk_bypassed_total", &[]);
+        wait_for("a sample", LIMIT, || Ok((bypassed() > 0.0).then_some(()).ok_or_else(String::new))).expect("counted");
+    }
     client.wait_connections("all have closed", |all| all.live.is_empty().then_some(())).expect("they close");
     web.wait_connections("all have closed", |all| all.live.is_empty().then_some(())).expect("they close");
     for pod in [&client, &web] {
