@@ -62,13 +62,13 @@ pub(crate) async fn relay(
     let mut first = None;
     let result = poll_fn(|cx| {
         let a = up.poll(cx, client, server, |bytes| observer.to_server(bytes)).map_err(|(side, error)| match side {
-            Side::From => (ClosedBy::Client, error),
-            Side::To => (ClosedBy::Server, error),
+            Side::From => (ClosedBy::Client, side, error),
+            Side::To => (ClosedBy::Server, side, error),
         })?;
         let b =
             down.poll(cx, server, client, |bytes| observer.to_client(bytes)).map_err(|(side, error)| match side {
-                Side::From => (ClosedBy::Server, error),
-                Side::To => (ClosedBy::Client, error),
+                Side::From => (ClosedBy::Server, side, error),
+                Side::To => (ClosedBy::Client, side, error),
             })?;
         // Who ends first closes the connection; the other side only agrees.
         first = first.or(match (up.phase != Phase::Flowing, down.phase != Phase::Flowing) {
@@ -82,19 +82,28 @@ pub(crate) async fn relay(
         if down.outlives(&up)
             && let Poll::Ready(error) = client.poll_broken(cx)
         {
-            return Poll::Ready(Err((ClosedBy::Client, error)));
+            return Poll::Ready(Err((ClosedBy::Client, Side::From, error)));
         }
         if up.outlives(&down)
             && let Poll::Ready(error) = server.poll_broken(cx)
         {
-            return Poll::Ready(Err((ClosedBy::Server, error)));
+            return Poll::Ready(Err((ClosedBy::Server, Side::From, error)));
         }
         Poll::Pending
     })
     .await;
     match result {
         Ok(()) => Ended { cause: CloseCause::Clean, by: first.unwrap_or(ClosedBy::Client), error: None },
-        Err((by, error)) => {
+        Err((by, side, error)) => {
+            // Who takes no more may have spoken before, as servers do that refuse an upload: over TCP such words arrive.
+            if let (Side::To, LegError::Reset) = (side, &error) {
+                match by {
+                    ClosedBy::Client => {
+                        poll_fn(|cx| up.poll_rest(cx, client, server, |bytes| observer.to_server(bytes))).await;
+                    }
+                    _ => poll_fn(|cx| down.poll_rest(cx, server, client, |bytes| observer.to_client(bytes))).await,
+                }
+            }
             // The leg that failed gets no answer: there is nobody, or somebody who broke the protocol.
             match by {
                 ClosedBy::Client => server.reset(),
@@ -167,6 +176,32 @@ impl Pipe {
                     }
                     Poll::Ready(Ok(()))
                 }))?,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Passes on what a leg said before it broke. Ready when there is no more, or nobody to hear it.
+    fn poll_rest(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut impl Leg,
+        to: &mut impl Leg,
+        mut seen: impl FnMut(&[u8]),
+    ) -> Poll<()> {
+        for _ in 0..TURNS {
+            if ready!(self.poll_drain(cx, to)).is_err() || self.phase != Phase::Flowing {
+                return Poll::Ready(());
+            }
+            let passed_on = ready!(SCRATCH.with_borrow_mut(|scratch| {
+                // Its end is none: it broke.
+                let Ok(Received::Data(count)) = ready!(from.poll_recv(cx, scratch)) else { return Poll::Ready(false) };
+                seen(&scratch[..count]);
+                Poll::Ready(self.send(cx, to, &scratch[..count]).is_ok())
+            }));
+            if !passed_on {
+                return Poll::Ready(());
             }
         }
         cx.waker().wake_by_ref();

@@ -32,6 +32,8 @@ mod idle;
 mod ipv6;
 #[path = "mesh/labels.rs"]
 mod labels;
+#[path = "mesh/last_words.rs"]
+mod last_words;
 #[path = "mesh/linkerd.rs"]
 mod linkerd;
 #[path = "mesh/mariadb.rs"]

@@ -126,15 +126,17 @@ pub(super) enum Need {
 pub(super) struct Handshake<S> {
     side: S,
     pub(super) received: Vec<u8>,
-    /// Of `received`, what rustls has seen: up to the end of the record that begins at `record`, or less.
+    /// Of `received`, what rustls has seen.
     shown: usize,
-    record: usize,
+    /// Where the first record begins of which rustls has not seen all. What is before, rustls may have changed: where it
+    /// puts messages together it writes over the headers of records.
+    next: usize,
     pub(super) outgoing: Vec<u8>,
 }
 
 impl<S: Side> Handshake<S> {
     pub(super) fn new(side: S) -> Self {
-        Self { side, received: Vec::new(), shown: 0, record: 0, outgoing: Vec::new() }
+        Self { side, received: Vec::new(), shown: 0, next: 0, outgoing: Vec::new() }
     }
 
     /// Goes on as far as it can. After an error, `outgoing` may have an alert for the peer.
@@ -179,29 +181,29 @@ impl<S: Side> Handshake<S> {
 
     fn discard(&mut self, count: usize) {
         self.received.drain(..count);
-        self.shown -= count;
-        self.record = self.record.saturating_sub(count);
+        self.shown = self.shown.saturating_sub(count);
+        self.next = self.next.saturating_sub(count);
     }
 
     /// Shows rustls more of what has come, no more than to the end of one record. Half a record it may see: it knows
     /// by the first bytes what is not TLS.
     fn show_more(&mut self) -> Result<bool, RecordError> {
-        if self.record_end() == Some(self.shown) {
-            self.record = self.shown;
+        let before = self.shown;
+        self.shown = self.received.len();
+        if let Some(end) = self.record_end()
+            && end <= self.shown
+        {
+            (self.shown, self.next) = (end, end);
         }
-        let received = self.received.len();
-        let end = self.record_end().map_or(received, |end| end.min(received));
-        if end > LARGEST_FLIGHT {
+        if self.shown > LARGEST_FLIGHT {
             return Err(Error::from(rustls::InvalidMessage::HandshakePayloadTooLarge).into());
         }
-        let more = end > self.shown;
-        self.shown = end;
-        Ok(more)
+        Ok(self.shown > before)
     }
 
     fn record_end(&self) -> Option<usize> {
-        let header = self.received[self.record..].first_chunk::<HEADER>()?;
-        Some(self.record + HEADER + usize::from(u16::from_be_bytes([header[3], header[4]])))
+        let header = self.received[self.next..].first_chunk::<HEADER>()?;
+        Some(self.next + HEADER + usize::from(u16::from_be_bytes([header[3], header[4]])))
     }
 
     /// Gets the alert out of rustls.

@@ -71,8 +71,7 @@ impl Inbox {
     }
 
     /// No more can be opened.
-    pub(super) fn fail(&mut self, error: RecordError) {
-        self.sealed = Waiting::default();
+    fn fail(&mut self, error: RecordError) {
         self.failed.get_or_insert_with(|| Box::new(error));
     }
 

@@ -107,7 +107,6 @@ impl RecordStream {
     fn send_fatal_alert(&mut self) {
         if let Some(alert) = self.inbox.failure().and_then(RecordError::alert)
             && self.broken.is_none()
-            && !self.closing
         {
             let mut last = self.unsent.get().to_vec();
             if self.session.seal_alert(alert, &mut last).is_ok() {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use hauberk_lab::{Captured, Flow, Pod, tls};
 use hauberk_mesh::{CloseCause, Connection, Connections, Direction, MESH_PORT, TransportState};
 
-use crate::common::identity;
+use crate::{common::identity, streams::metric};
 
 /// The connections of a client's pod to a port of a server's, as each of the two proxies reports them.
 pub(crate) struct Ends {
@@ -58,20 +58,9 @@ pub(crate) fn assert_mtls_both_ends(client: &Pod, server: &Pod, at: SocketAddr) 
 
 /// The metrics of `pod` count that many connections with these labels, and all of them with `peer`.
 fn assert_opened(pod: &Pod, labels: &[(&str, &str)], peer: &str, expected: usize) {
-    let metrics = pod.metrics().expect("the admin port answers");
     let with_peer = [labels, &[("peer_identity", peer)]].concat();
-    let counted = [labels, &with_peer].map(|labels| opened(&metrics, labels));
-    assert_eq!(counted, [expected as u64; 2], "{labels:?}, {peer}:\n{metrics}");
-}
-
-/// Connections and streams opened, of all series that have `labels`.
-pub(crate) fn opened(metrics: &str, labels: &[(&str, &str)]) -> u64 {
-    let series = metrics.lines().filter_map(|line| line.strip_prefix("hauberk_connections_opened_total{"));
-    let series = series.map(|line| line.rsplit_once("} ").expect("labels, then a value"));
-    let matching = series.filter(|(series, _)| {
-        labels.iter().all(|(name, value)| series.split(',').any(|label| label == format!("{name}={value:?}")))
-    });
-    matching.map(|(_, value)| value.parse::<u64>().expect("a counter")).sum()
+    let counted = [labels, &with_peer].map(|labels| metric(pod, "hauberk_connections_opened_total", labels));
+    assert_eq!(counted, [expected as f64; 2], "opened by {} with {labels:?}, and {peer}", pod.name());
 }
 
 /// Those that `wanted` accepts, once there are some and all of them have ended.

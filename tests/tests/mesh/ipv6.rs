@@ -7,7 +7,8 @@ use hauberk_mesh::{Connection, Connections};
 
 use crate::{
     common::{Server, exchange, give_back, identity},
-    evidence::{assert_mtls_both_ends, assert_only_tls13, assert_unseen, opened},
+    evidence::{assert_mtls_both_ends, assert_only_tls13, assert_unseen},
+    streams::metric,
 };
 
 const APP: u16 = 7000;
@@ -68,9 +69,9 @@ fn show(family: &Family) {
     for said in OPEN {
         assert!(captured.contains(said.as_bytes()), "the capture has what is said in the clear: {said}");
     }
-    let (client, plain) = (scene.pods["client"].metrics(), scene.at("plain", APP).to_string());
+    let plain = scene.at("plain", APP).to_string();
     let unmeshed = [("reason", "peer-not-meshed"), ("endpoint", plain.as_str()), ("peer_identity", "")];
-    assert_eq!(opened(&client.expect("the admin port answers"), &unmeshed), 1);
+    assert_eq!(metric(&scene.pods["client"], "hauberk_connections_opened_total", &unmeshed), 1.0);
     let pods = captured.flows.iter().filter(|flow| scene.is_of_pods(flow.client.ip(), flow.server.ip()));
     assert!(pods.clone().count() > 5 && pods.clone().all(|flow| (family.is)(&flow.client.ip())), "only of this family");
 }

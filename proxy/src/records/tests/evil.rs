@@ -46,7 +46,7 @@ pub(super) fn evil(session: &mut Session, record: &Record) -> Vec<u8> {
 #[derive(Debug, Clone)]
 enum Act {
     Send(Record),
-    /// A handshake message in pieces of so many bytes.
+    /// Handshake messages in pieces of so many bytes.
     Message(Vec<u8>, usize),
     /// New keys for what follows.
     NextKeys,
@@ -61,10 +61,11 @@ fn any_message() -> impl Strategy<Value = Vec<u8>> {
         1 => proptest::collection::vec(any::<u8>(), 0..20),
     ];
     let len = prop_oneof![9 => Just(0i32), 1 => -3..3];
-    (select(vec![4u8, 4, 4, 8, 13, 24, 99]), body, len).prop_map(|(kind, body, more)| {
+    let message = (select(vec![4u8, 4, 4, 4, 4, 4, 8, 13, 24, 99]), body, len).prop_map(|(kind, body, more)| {
         let len = (body.len() as i32 + more).max(0) as u8;
         [&[kind, 0, 0, len], &body[..]].concat()
-    })
+    });
+    proptest::collection::vec(message, 1..4).prop_map(|messages| messages.concat())
 }
 
 fn any_act() -> impl Strategy<Value = Act> {

@@ -43,29 +43,54 @@ proptest! {
     fn what_comes_right_behind_the_handshake_is_kept_through_pieces_of_any_size(
         suite in any_suite(),
         piece in prop_oneof![1..30usize, 1..5000usize],
+        fragment in prop_oneof![Just(None), (32..300usize).prop_map(Some)],
         early in proptest::collection::vec(any::<u8>(), 0..20_000),
     ) {
         let configs = configs(suite);
         let client = UnbufferedClientConnection::new(configs.client.clone(), server_name()).expect("a client");
         let mut config = ServerConfig::clone(&configs.server);
-        config.send_half_rtt_data = true;
+        (config.send_half_rtt_data, config.max_fragment_size) = (true, fragment);
         let server = ServerConnection::new(config.into()).expect("a server");
         prop_assert!(handed_over(client, server.into(), piece, &early) == early, "to the client");
 
         let server = UnbufferedServerConnection::new(configs.server).expect("a server");
-        let client = ClientConnection::new(configs.client, server_name()).expect("a client");
+        let mut config = ClientConfig::clone(&configs.client);
+        config.max_fragment_size = fragment;
+        let client = ClientConnection::new(config.into(), server_name()).expect("a client");
         prop_assert!(handed_over(server, client.into(), piece, &early) == early, "to the server");
     }
 
     #[test]
-    fn no_bytes_panic_the_handshake(bytes in proptest::collection::vec(any::<u8>(), 0..300), piece in 1..300usize) {
-        let mut server = server();
-        for piece in bytes.chunks(piece) {
-            if turn(&mut server, piece).is_err() {
-                break;
+    fn no_bytes_panic_the_handshake(
+        bytes in proptest::collection::vec(any::<u8>(), 0..300),
+        changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4),
+        piece in 1..300usize,
+    ) {
+        let mut client = client();
+        let mut hello = turn(&mut client, &[]).expect("a hello");
+        let mut answer = turn(&mut server(), &hello).expect("in order");
+        for wire in [&mut hello, &mut answer] {
+            for (at, byte) in &changes {
+                *at.get_mut(wire) = *byte;
             }
+            wire.extend(&bytes);
+        }
+        feed(server(), &bytes, piece);
+        feed(server(), &hello, piece);
+        feed(client, &answer, piece);
+    }
+}
+
+fn feed<S: Side>(mut handshake: Handshake<S>, wire: &[u8], piece: usize) {
+    for piece in wire.chunks(piece) {
+        if turn(&mut handshake, piece).is_err() {
+            break;
         }
     }
+}
+
+fn client() -> Handshake<UnbufferedClientConnection> {
+    Handshake::new(UnbufferedClientConnection::new(configs(SUITES[0]).client, server_name()).expect("a client"))
 }
 
 fn server() -> Handshake<UnbufferedServerConnection> {

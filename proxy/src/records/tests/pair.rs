@@ -128,7 +128,10 @@ impl Ours {
             match answer {
                 Ok(true) if filled.is_empty() => return Got { data, result: Ok(true) },
                 Ok(false) => return Got { data, result: Ok(false) },
-                Err(error) => return Got { data, result: Err(error) },
+                Err(error) => {
+                    assert!(filled.is_empty(), "whoever gets an error looks at no bytes");
+                    return Got { data, result: Err(error) };
+                }
                 Ok(true) => {}
             }
             buf = ReadBuf::new(&mut space);

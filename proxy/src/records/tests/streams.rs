@@ -26,7 +26,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::pair::{Configs, PAIRS, SUITES, Who, configs, server_name};
-use crate::records::{RecordStream, accept, connect, session::LARGEST_WRITE};
+use crate::records::{RecordStream, accept, connect, keys::LARGEST_RECORD, session::LARGEST_WRITE};
 
 /// No test waits longer for what must come.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -167,8 +167,37 @@ async fn a_slow_reader_makes_a_stream_hold_one_write_and_no_more() {
         assert!(client.heap() <= LARGEST_WRITE, "{} bytes held", client.heap());
     }
     assert!(writes > 0 && client.heap() > 0, "the kernel took all of {writes} writes");
+    let ending = poll_fn(|cx| Poll::Ready(Pin::new(&mut client).poll_shutdown(cx))).await;
+    assert!(ending.is_pending());
+    let error = client.write(b"more").await.expect_err("close_notify waits to be sent: nothing may follow it");
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     let (got, ()) = tokio::join!(read_all(&mut server), async { client.shutdown().await.expect("the server reads") });
     assert!(got == sent);
+}
+
+#[tokio::test]
+async fn a_reader_leaves_a_part_of_a_record_behind_and_a_small_one_a_record_more() {
+    for (step, most) in [(1, 2 * LARGEST_RECORD), (1000, 2 * LARGEST_RECORD), (65_536, LARGEST_RECORD)] {
+        let (mut client, mut server) = ours().await;
+        let bytes = some_bytes(500_000);
+        let send = async {
+            client.write_all(&bytes).await.expect("the server reads");
+            client.shutdown().await.expect("the server reads");
+        };
+        let receive = async {
+            let (mut all, mut buf) = (Vec::new(), vec![0; step]);
+            loop {
+                let count = server.read(&mut buf).await.expect("a clean end");
+                assert!(server.heap() <= most, "{} bytes held", server.heap());
+                all.extend_from_slice(&buf[..count]);
+                if count == 0 {
+                    return all;
+                }
+            }
+        };
+        let ((), got) = tokio::join!(send, receive);
+        assert!(got == bytes);
+    }
 }
 
 #[tokio::test]
