@@ -62,6 +62,8 @@ mod series;
 mod ssh;
 #[path = "mesh/stale.rs"]
 mod stale;
+#[path = "mesh/standalone.rs"]
+mod standalone;
 #[path = "mesh/streams.rs"]
 mod streams;
 #[path = "mesh/talk.rs"]
