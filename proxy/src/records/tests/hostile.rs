@@ -266,6 +266,21 @@ fn a_flood_of_what_is_no_data_ends_the_connection() {
     }
 }
 
+#[test]
+fn each_ticket_is_taken_once_however_they_are_cut() {
+    let ticket = [&[4, 0, 0, 20], &[0, 0, 14, 16, 1, 2, 3, 4, 2, 0, 1, 0, 5][..], b"quite", &[0, 0]].concat();
+    for piece in [1, 7, 24, 31, 1000] {
+        let (mut client, mut server) = ours(SUITES[0]);
+        let mut wire = sealed(&mut server, b"data");
+        for part in ticket.repeat(32).chunks(piece) {
+            wire.extend(evil(&mut server.session, &Record::of(22, part)));
+        }
+        assert_eq!(client.receive(&wire, 10).result, Ok(false), "in pieces of {piece}: 32 may come");
+        let wire = evil(&mut server.session, &Record::of(22, &ticket));
+        assert_eq!(client.receive(&wire, 10).result, Err(RecordError::NoData));
+    }
+}
+
 /// A peer can make us hold a part of one message, no more.
 #[test]
 fn a_message_in_very_many_pieces_is_held_within_bounds() {
