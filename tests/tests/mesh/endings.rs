@@ -13,7 +13,7 @@ use hauberk_mesh::{CloseCause, ClosedBy, Connection, Direction};
 use crate::{
     common::{dial, pair},
     peers::{DATA, END, HAUBERK, MeshPort, OPENED, RESET, Tls, connect},
-    streams::{End, Port, cause, inbound, lab_of, meshed, only, pass, pattern, reset, rest, take},
+    streams::{End, Port, cause, inbound, lab_of, lab_with, meshed, only, pass, pattern, reset, rest, take},
 };
 
 /// Enough to fill every buffer on the way several times.
@@ -220,8 +220,7 @@ impl Half {
                 Self { _lab: lab, proxied, port, mesh: None, rogue }
             }
             Actor::Server => {
-                let (lab, [proxied]) = lab_of([client]);
-                let rogue = lab.pod(server).expect("a pod");
+                let (lab, [proxied, rogue]) = lab_with([client, server], [], |pod| pod.name() == "client");
                 let mesh = Some(MeshPort::listen(&lab, &rogue, HAUBERK));
                 // Nobody comes to it: the mesh port is where the proxy goes.
                 let port = Port::listen(&rogue, 7000);

@@ -4,6 +4,7 @@
 use std::{
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
+    ops::RangeInclusive,
     sync::mpsc::{Receiver, channel},
     thread,
 };
@@ -13,7 +14,7 @@ use hauberk_mesh::{CloseCause, ClosedBy, Direction, FirstBytes, TransportState};
 
 use crate::{
     common::{LIMIT, Server, dial, identity},
-    streams::{End, attempt, lab_of, meshed, metric, only, outbound, pattern, rest, take},
+    streams::{End, attempt, lab_with, meshed, metric, only, outbound, pattern, rest, take},
 };
 
 const GREETING: &[u8] = b"at your service\r\n";
@@ -22,26 +23,33 @@ const KEPT: usize = 15_996;
 
 /// A service of two endpoints. Every connection goes first to the one whose application is down, because of its weight.
 struct Shop {
-    lab: Lab,
     client: Pod,
     up: Pod,
     down: Pod,
+    _lab: Lab,
+}
+
+/// What the applications listen on.
+const PORTS: RangeInclusive<u16> = 7000..=7007;
+
+/// The service in front of `port`.
+fn service_of(port: u16) -> SocketAddr {
+    let [_, low] = (port - PORTS.start() + 10).to_be_bytes();
+    SocketAddr::from(([10, 2, 0, low], 80))
 }
 
 impl Shop {
     fn new() -> Self {
         // The answers that a proxy gets are in its log only.
         let client = meshed("client").proxy_env("RUST_LOG", "hauberk_proxy=debug");
-        let (lab, [client, up, down]) = lab_of([client, meshed("up"), meshed("down").weight(1000)]);
-        Self { lab, client, up, down }
-    }
-
-    /// A service of its own for `port`: endpoints that failed are remembered by service.
-    fn service(&self, port: u16) -> SocketAddr {
-        let ip = format!("10.2.0.{}", port - 7000 + 10);
-        let service = ServiceOptions::new(&format!("s{port}")).namespace("shop").ip(&ip).port(80, port);
-        self.lab.service(service.endpoints(["up", "down"])).expect("valid");
-        SocketAddr::new(ip.parse().expect("an address"), 80)
+        // Endpoints that failed are remembered by service: each port has its own.
+        let services = PORTS.map(|port| {
+            let service = ServiceOptions::new(&format!("s{port}")).namespace("shop").port(80, port);
+            service.ip(&service_of(port).ip().to_string()).endpoints(["up", "down"])
+        });
+        let pods = [client, meshed("up"), meshed("down").weight(1000)];
+        let (lab, [client, up, down]) = lab_with(pods, services, |_| true);
+        Self { client, up, down, _lab: lab }
     }
 
     /// How often the client's proxy has read FAILED.
@@ -101,11 +109,11 @@ fn a_failed_open_goes_to_another_endpoint_and_first_bytes_arrive_once() {
     let shop = Shop::new();
     let cases =
         [(0, false), (0, true), (5, false), (5, true), (KEPT, false), (KEPT, true), (KEPT + 1, true), (500_000, true)];
-    for ((size, end), port) in cases.into_iter().zip(7000..) {
+    for ((size, end), port) in cases.into_iter().zip(PORTS) {
         let what = format!("{size} bytes, end at once: {end}");
         let (_server, got) = listen(&shop.up, port);
         let first = pattern(size);
-        let (answer, from) = talk(&shop.client, shop.service(port), &first, end);
+        let (answer, from) = talk(&shop.client, service_of(port), &first, end);
         assert!(answer == first, "{what}: {} bytes came back", answer.len());
         assert!(got.recv_timeout(LIMIT).expect("a connection") == first, "{what}: once");
         assert!(got.try_recv().is_err(), "{what}: one connection");
@@ -125,6 +133,7 @@ fn a_failed_open_goes_to_another_endpoint_and_first_bytes_arrive_once() {
         assert_eq!(refused.client_identity, Some(identity("client")), "{what}");
         assert_eq!(shop.failed_answers(), usize::from(port - 7000 + 1), "{what}: one FAILED was read");
     }
+    assert_eq!(cases.len(), PORTS.len());
     check_metrics(&shop, cases.len());
 }
 
@@ -148,7 +157,7 @@ fn many_clients_at_once_see_nothing_of_an_endpoint_that_is_down() {
     const CLIENTS: usize = 32;
     let shop = Shop::new();
     let (_server, got) = listen(&shop.up, 7000);
-    let service = shop.service(7000);
+    let service = service_of(7000);
     let said: Vec<_> = (0..CLIENTS).map(|number| format!("client {number:02}").into_bytes()).collect();
     thread::scope(|scope| {
         let talking = said.iter().map(|first| (first, scope.spawn(|| talk(&shop.client, service, first, false))));
@@ -165,7 +174,7 @@ fn many_clients_at_once_see_nothing_of_an_endpoint_that_is_down() {
 #[test]
 fn where_every_endpoint_is_down_the_client_is_reset() {
     let shop = Shop::new();
-    let service = shop.service(7000);
+    let service = service_of(7000);
     let got = attempt(&shop.client, service, b"anybody?").expect("the proxy accepts");
     assert_eq!(got, (vec![], End::Reset));
     let record = only(&shop.client, Direction::Outbound, service);

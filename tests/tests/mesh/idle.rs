@@ -9,7 +9,7 @@ use hauberk_mesh::{CloseCause, HandshakeKind};
 use crate::{
     common::{LIMIT, dial},
     peers::{DATA, END, HAUBERK, MeshPort, OPENED, Tls},
-    streams::{End, cause, handshake, lab_of, meshed, outbound, pass, rest},
+    streams::{End, cause, handshake, lab_with, meshed, outbound, pass, rest},
 };
 
 /// One request to an echo; by what handshake its mesh connection came about.
@@ -33,8 +33,8 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new() -> Self {
-        let (lab, [client]) = lab_of([meshed("client")]);
-        let server = lab.pod(meshed("server")).expect("a pod");
+        let pods = [meshed("client"), meshed("server")];
+        let (lab, [client, server]) = lab_with(pods, [], |pod| pod.name() == "client");
         let mesh = MeshPort::listen(&lab, &server, HAUBERK);
         Self { _lab: lab, client, server, mesh }
     }

@@ -8,7 +8,7 @@ use hauberk_mesh::{CloseCause, ClosedBy, Connection, Direction, TransportState};
 use crate::{
     common::{dial, identity},
     peers::{LINKERD, MeshPort, Tls, connect},
-    streams::{End, Port, inbound, lab_of, meshed, only, outbound, pattern, reset, rest, take},
+    streams::{End, Port, inbound, lab_of, lab_with, meshed, only, outbound, pattern, reset, rest, take},
 };
 
 /// The header for each port: preface, length, and the message as in `proxy/src/linkerd.rs`, where it says by what it
@@ -101,8 +101,7 @@ fn a_header_that_names_where_to_go_on_to_is_refused() {
 
 #[test]
 fn our_client_sends_the_header_to_a_server_that_speaks_nothing_else() {
-    let (lab, [client]) = lab_of([meshed("client")]);
-    let server = lab.pod(meshed("server")).expect("a pod");
+    let (lab, [client, server]) = lab_with([meshed("client"), meshed("server")], [], |pod| pod.name() == "client");
     let mesh = MeshPort::listen(&lab, &server, LINKERD);
     for (port, header) in HEADERS {
         let mut app = dial(&client, server.at(port)).expect("the proxy accepts");
@@ -138,8 +137,7 @@ const BREAKS: [(&str, Break, CloseCause); 2] = [
 
 #[test]
 fn an_end_without_close_notify_is_a_reset_to_the_client() {
-    let (lab, [client]) = lab_of([meshed("client")]);
-    let server = lab.pod(meshed("server")).expect("a pod");
+    let (lab, [client, server]) = lab_with([meshed("client"), meshed("server")], [], |pod| pod.name() == "client");
     let mesh = MeshPort::listen(&lab, &server, LINKERD);
     let (port, header) = HEADERS[0];
     for (what, breaks, cause) in BREAKS {

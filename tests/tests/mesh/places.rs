@@ -15,7 +15,7 @@ use hauberk_mesh::{
 use crate::{
     common::{Server, closed, exchange, identity},
     peers::{FAILED, HAUBERK, LINKERD, connect},
-    streams::{End, attempt, cause, inbound, lab_of, meshed, only, rest},
+    streams::{End, attempt, cause, inbound, lab_of, lab_with, meshed, only, rest},
 };
 
 const LOOPBACKS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
@@ -117,10 +117,10 @@ fn a_transport_header_that_names_a_port_of_the_proxy_is_reset() {
 
 #[test]
 fn a_pod_calls_its_own_service_by_mtls() {
-    let (lab, [pod]) = lab_of([meshed("web").dual_stack()]);
     let services = ["10.2.0.10", "fd00:2::10"];
     let service = ServiceOptions::new("web").namespace("shop").ip(services[0]).ip(services[1]);
-    lab.service(service.port(80, 7000).endpoints(["web"])).expect("valid");
+    let service = service.port(80, 7000).endpoints(["web"]);
+    let (lab, [pod]) = lab_with([meshed("web").dual_stack()], [service], |_| true);
     let capture = lab.capture().expect("tcpdump runs");
     for (own, service) in at_each_address(&pod, 7000).into_iter().zip(services) {
         let _server = tell_peer(&pod, own);

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use hauberk_lab::{Lab, Pod, PodOptions};
+use hauberk_lab::{Lab, Pod, PodOptions, ServiceOptions};
 use hauberk_mesh::{CloseCause, Connection, Direction, HandshakeKind};
 
 use crate::common::{LIMIT, Server, closed, dial};
@@ -173,10 +173,21 @@ pub(crate) fn meshed(name: &str) -> PodOptions {
 
 /// A lab with its control plane, and these pods, whose proxies run if they are meshed.
 pub(crate) fn lab_of<const N: usize>(pods: [PodOptions; N]) -> (Lab, [Pod; N]) {
+    lab_with(pods, [], |_| true)
+}
+
+/// The same with these services, and with proxies in those of the meshed pods only that `has_proxy` names. All is known
+/// before the first proxy asks for it.
+pub(crate) fn lab_with<const N: usize>(
+    pods: [PodOptions; N],
+    services: impl IntoIterator<Item = ServiceOptions>,
+    has_proxy: impl Fn(&Pod) -> bool,
+) -> (Lab, [Pod; N]) {
     let lab = Lab::new().expect("root and iproute2");
     let pods = pods.map(|options| lab.pod(options).expect("a pod"));
+    services.into_iter().for_each(|service| lab.service(service).expect("valid"));
     lab.start_control_plane().expect("the control plane starts");
-    for pod in pods.iter().filter(|pod| pod.is_meshed()) {
+    for pod in pods.iter().filter(|pod| pod.is_meshed() && has_proxy(pod)) {
         lab.start_proxy(pod).expect("the proxy starts");
     }
     (lab, pods)
