@@ -190,7 +190,7 @@ pub(crate) async fn connect(
     let failed = |fault| metrics.handshake_failed(Direction::Outbound, fault);
     let begin = Instant::now();
     let name = server_name(&peer.key.identity);
-    let connector = TlsConnector::from(peer.config(credentials));
+    let connector = TlsConnector::from(peer.config(credentials, limits.tickets));
     let mut tls = match timeout(limits.handshake, connector.connect(name, tcp)).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => {
