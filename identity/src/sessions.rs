@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use hauberk_mesh::IdentityName;
+use hauberk_mesh::{IdentityName, Limits};
 use rustls::{
     NamedGroup,
     client::{
@@ -19,12 +19,11 @@ use rustls::{
 
 use crate::verify::ServerVerifier;
 
-/// A server sends two tickets a handshake and each is used once: 8 cover a burst. About 4 KB each.
-const MOST_TICKETS: usize = 8;
-
 /// Tickets and verifier of one endpoint. Bounded.
-#[derive(Default)]
-pub struct EndpointSessions(Mutex<Held>);
+pub struct EndpointSessions {
+    most: usize,
+    held: Mutex<Held>,
+}
 
 #[derive(Default)]
 struct Held {
@@ -34,6 +33,11 @@ struct Held {
 }
 
 impl EndpointSessions {
+    /// Keeps at most so many tickets, the newest.
+    pub fn new(most: usize) -> Self {
+        Self { most, held: Mutex::default() }
+    }
+
     /// The verifier for `peer` under `chain`. A ticket resumes only under the very verifier that made it, so it has to
     /// be the same one each time; under a new trust bundle, own certificate or peer the tickets go.
     pub(crate) fn verifier(
@@ -55,7 +59,14 @@ impl EndpointSessions {
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for EndpointSessions {
+    /// As many as a proxy keeps unless told otherwise.
+    fn default() -> Self {
+        Self::new(Limits::default().tickets)
     }
 }
 
@@ -78,10 +89,10 @@ impl ClientSessionStore for EndpointSessions {
 
     fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
         let tickets = &mut self.held().tickets;
-        if tickets.len() == MOST_TICKETS {
+        tickets.push_back(ticket);
+        if tickets.len() > self.most {
             tickets.pop_front();
         }
-        tickets.push_back(ticket);
     }
 
     fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {

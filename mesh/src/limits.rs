@@ -30,13 +30,16 @@ pub enum InvalidLimits {
     },
 }
 
+/// What a proxy can do without: no pool, no tickets. Slower, for measurements and for those who want none.
+const MAY_BE_ZERO: [&str; 2] = ["pool_total", "tickets"];
+
 trait Value: Sized + PartialEq {
-    fn read(text: &str) -> Result<Self, String>;
+    fn read(name: &str, text: &str) -> Result<Self, String>;
     fn write(&self) -> String;
 }
 
 impl Value for Duration {
-    fn read(text: &str) -> Result<Self, String> {
+    fn read(_: &str, text: &str) -> Result<Self, String> {
         let duration = parse_duration(text).map_err(|error| error.to_string())?;
         if duration.is_zero() { Err("a wait must be longer than 0".to_owned()) } else { Ok(duration) }
     }
@@ -46,10 +49,11 @@ impl Value for Duration {
 }
 
 impl Value for usize {
-    fn read(text: &str) -> Result<Self, String> {
+    fn read(name: &str, text: &str) -> Result<Self, String> {
+        let least = if MAY_BE_ZERO.contains(&name) { 0 } else { 1 };
         match text.parse() {
-            Ok(0) | Err(_) => Err("write a whole number from 1 on".to_owned()),
-            Ok(number) => Ok(number),
+            Ok(number) if number >= least => Ok(number),
+            _ => Err(format!("write a whole number from {least} on")),
         }
     }
     fn write(&self) -> String {
@@ -77,7 +81,7 @@ macro_rules! limits {
                 for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
                     let (name, value) = item.split_once('=').ok_or_else(|| InvalidLimits::Form(item.to_owned()))?;
                     match name {
-                        $(stringify!($name) => limits.$name = Value::read(value).map_err(|why| InvalidLimits::Value {
+                        $(stringify!($name) => limits.$name = Value::read(name, value).map_err(|why| InvalidLimits::Value {
                             name: stringify!($name), value: value.to_owned(), why,
                         })?,)+
                         _ => return Err(InvalidLimits::Unknown { name: name.to_owned(), valid: Self::NAMES.join(", ") }),
@@ -121,8 +125,11 @@ limits! {
     pool_age: Duration = Duration::from_secs(600),
     /// Idle pooled connections to one peer.
     pool_per_peer: usize = 16,
-    /// Idle pooled connections in all.
+    /// Idle pooled connections in all. 0: none is kept.
     pool_total: usize = 256,
+    /// Session tickets kept for each endpoint: a server sends two a handshake and each is used once, so 8 cover a
+    /// burst. About 4 KB each. 0: every handshake is a full one.
+    tickets: usize = 8,
     /// Open inbound connections and streams, mesh and redirected each. 2 descriptors a connection; pods often have
     /// 20,000 or more.
     inbound: usize = 8192,
@@ -156,6 +163,8 @@ mod tests {
         assert_eq!(limits.to_text(), "connect=1500ms,pool_total=7");
         assert_eq!(Limits::parse(&limits.to_text()), Ok(limits));
         assert_eq!(Limits::default().to_text(), "");
+        let without = Limits::parse("pool_total=0,tickets=0").expect("a proxy can do without");
+        assert_eq!((without.pool_total, without.tickets), (0, 0));
     }
 
     #[test]
@@ -165,7 +174,8 @@ mod tests {
             ("conect=1s", "there is no limit named \"conect\": the limits are discovery, connect"),
             ("connect=0s", "limit connect=\"0s\": a wait must be longer than 0"),
             ("connect=1", "is not a duration"),
-            ("pool_total=0", "write a whole number from 1 on"),
+            ("inbound=0", "write a whole number from 1 on"),
+            ("tickets=-1", "write a whole number from 0 on"),
         ] {
             let error = Limits::parse(text).expect_err(text).to_string();
             assert!(error.contains(message), "{text}: {error}");

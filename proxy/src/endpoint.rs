@@ -51,14 +51,15 @@ impl Generations {
 
 impl Peer {
     /// The configuration toward this peer. Other certificates make another, without tickets: resumption would skip
-    /// the verification that the change calls for.
-    pub(crate) fn config(&self, credentials: &Credentials) -> Arc<ClientConfig> {
+    /// the verification that the change calls for. `tickets` is how many are kept.
+    pub(crate) fn config(&self, credentials: &Credentials, tickets: usize) -> Arc<ClientConfig> {
         let generations = Generations::of(credentials);
         let mut held = lock(&self.config);
         match &*held {
             Some((of, config)) if *of == generations => config.clone(),
             _ => {
-                let config = credentials.mesh_client(&self.key.identity, Arc::new(EndpointSessions::default()));
+                let sessions = Arc::new(EndpointSessions::new(tickets));
+                let config = credentials.mesh_client(&self.key.identity, sessions);
                 *held = Some((generations, config.clone()));
                 config
             }

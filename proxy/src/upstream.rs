@@ -173,7 +173,7 @@ pub(crate) async fn connect(
     let failed = |fault| metrics.handshake_failed(Direction::Outbound, fault);
     let begin = Instant::now();
     let name = server_name(&peer.key.identity);
-    let handshake = MeshStream::connect(layer, peer.config(credentials), name, tcp);
+    let handshake = MeshStream::connect(layer, peer.config(credentials, limits.tickets), name, tcp);
     let (tls, negotiated) = match timeout(limits.handshake, handshake).await {
         Ok(Ok(done)) => done,
         Ok(Err(error)) => {
