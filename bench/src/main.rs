@@ -1,2 +1,164 @@
-//! Benchmarks.
-fn main() {}
+//! `hauberk-bench`: what the mesh costs on this machine, beside what people would use otherwise. The arguments, the
+//! order of the work, and where results go.
+
+mod app;
+mod cgroup;
+mod congestion;
+mod contender;
+mod discovery;
+mod floor;
+mod load;
+mod machine;
+mod memory;
+mod process;
+mod profile;
+mod report;
+mod results;
+mod rounds;
+mod rows;
+mod scene;
+mod stats;
+mod syscalls;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::{
+    results::Line,
+    rounds::{Extent, Samples},
+    rows::{Group, Row},
+    scene::Scene,
+};
+
+/// Measures the mesh beside a direct connection, haproxy and nginx. Needs root; makes network namespaces of its own.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// How often each contender is measured.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Short: 3 rounds and short windows. For a look, not for a claim.
+    #[arg(long)]
+    quick: bool,
+    /// Only these groups of rows, such as bulk-1,rtt-32. Nothing is written then.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Congestion control in the namespaces. The first is measured whole, others where they matter.
+    #[arg(long, value_delimiter = ',', default_value = "cubic,bbr")]
+    congestion: Vec<String>,
+    /// Where results.json and results.md go.
+    #[arg(long, default_value = "bench")]
+    out: PathBuf,
+    /// After a group, one more turn of ours with perf watching; its reports go here.
+    #[arg(long, value_name = "DIR")]
+    profile: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Used by the benchmark itself: a bare TLS server, whose memory is what TLS costs at the least.
+    #[command(hide = true)]
+    Floor(floor::Options),
+}
+
+/// Clients and servers of 8,000 connections are in this process, both ends of them in each proxy; and room.
+const DESCRIPTORS: u64 = 20_000;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let done = match &args.command {
+        Some(Command::Floor(options)) => raise_descriptor_limit().and_then(|()| floor::run(options)),
+        None => run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    raise_descriptor_limit()?;
+    let extent =
+        if args.quick { Extent::quick(args.rounds.unwrap_or(3)) } else { Extent::full(args.rounds.unwrap_or(10)) };
+    let (facts, mut lines) = (machine::facts(), Vec::new());
+    for (name, value) in &facts {
+        eprintln!("{name}: {value}");
+    }
+    for (number, congestion) in args.congestion.iter().enumerate() {
+        let rows = wanted(rows::rows(number > 0), &args.only)?;
+        lines.extend(measure(&rows, congestion, extent, args.profile.as_deref())?);
+    }
+    if args.only.is_empty() {
+        let note = if args.quick { "A short run (QUICK): for a look, not for a claim." } else { "A full run." };
+        std::fs::write(args.out.join("results.json"), serde_json::to_string_pretty(&lines)? + "\n")?;
+        std::fs::write(args.out.join("results.md"), report::markdown(&facts, note, &lines))?;
+    }
+    Ok(())
+}
+
+/// The rows of the groups named.
+fn wanted(rows: Vec<Row>, only: &[String]) -> Result<Vec<Row>> {
+    let known: Vec<_> = rows.iter().map(|row| row.group.name()).collect();
+    for name in only {
+        ensure!(known.contains(name), "there is no group {name:?} here: the groups are {}", unique(&known).join(", "));
+    }
+    Ok(rows.into_iter().filter(|row| only.is_empty() || only.contains(&row.group.name())).collect())
+}
+
+fn unique(names: &[String]) -> Vec<String> {
+    let mut unique = names.to_vec();
+    unique.dedup();
+    unique
+}
+
+fn measure(rows: &[Row], congestion: &str, extent: Extent, profile: Option<&Path>) -> Result<Vec<Line>> {
+    congestion::Allowed::announce(congestion)?;
+    let mut scene = Scene::new(congestion)?;
+    let mut groups: Vec<Group> = rows.iter().map(|row| row.group).collect();
+    groups.dedup();
+    let mut measured = BTreeMap::<Group, Samples>::new();
+    for group in groups {
+        eprintln!("{congestion}: {} …", group.name());
+        measured.insert(group, rounds::run(&mut scene, group, extent)?);
+        if let Some(dir) = profile {
+            rounds::profile(&mut scene, group, extent, dir)?;
+        }
+        let of_group: Vec<_> = rows.iter().filter(|row| row.group == group).cloned().collect();
+        for line in results::lines(&of_group, &measured, congestion)? {
+            println!("{}", brief(&line));
+        }
+    }
+    results::lines(rows, &measured, congestion)
+}
+
+fn brief(line: &Line) -> String {
+    let Line { name, unit, against, ours, peer, ratio, low, high, rounds, .. } = line;
+    let target = match (&line.target, line.met) {
+        (Some(target), Some(true)) => format!("  {target}: met"),
+        (Some(target), _) => format!("  {target}: NOT MET"),
+        _ => String::new(),
+    };
+    let number = |value: &Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2}"));
+    let (peer, ratio, low, high) = (number(peer), number(ratio), number(low), number(high));
+    let against = against.unwrap_or("-");
+    format!("{name:26} {ours:10.2} {unit:20} {against:12} {peer:>10}  x {ratio} ({low} to {high}, {rounds}){target}")
+}
+
+/// For this process and all that it starts.
+fn raise_descriptor_limit() -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    ensure!(hard >= DESCRIPTORS, "at most {hard} open files allowed: raise that to {DESCRIPTORS} (ulimit -Hn)");
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+}

@@ -103,6 +103,13 @@ impl Lab {
         self.with_control(|control| Ok((control.identity_pod.clone(), control.destination_pod.clone())))
     }
 
+    /// The pid of destination, as the lab's own process sees it.
+    pub fn destination_pid(&self) -> Result<u32> {
+        self.with_control(|control| {
+            Ok(control.destination.as_ref().ok_or_else(|| anyhow!("destination does not run"))?.pid())
+        })
+    }
+
     /// The directory of the CA and of the key that signs the pods' tokens.
     pub fn identity_dir(&self) -> PathBuf {
         self.inner.identity_dir()

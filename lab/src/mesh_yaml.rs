@@ -12,6 +12,7 @@ pub(crate) fn to_yaml(mesh: &MeshFile) -> String {
     format!("networks: {}\n{}{}", quote(&mesh.networks), list("pods", pods), list("services", services))
 }
 
+/// What is the default is left out: a parser takes only so much.
 fn pod(pod: &Pod) -> String {
     let mut text = format!(
         "  - name: {}\n    namespace: {}\n    uid: {}\n    serviceAccount: {}\n    ips: {}\n",
@@ -23,15 +24,26 @@ fn pod(pod: &Pod) -> String {
     );
     if let Some(proxy) = &pod.proxy {
         let skipped = quote(&proxy.skip_inbound_ports);
-        text += &format!("    proxy: {{tls: {}, skipInboundPorts: {skipped}}}\n", proxy.tls);
+        let skipped =
+            if proxy.skip_inbound_ports.is_empty() { String::new() } else { format!(", skipInboundPorts: {skipped}") };
+        text += &format!("    proxy: {{tls: {}{skipped}}}\n", proxy.tls);
     }
-    for (name, set) in [("terminating", pod.terminating), ("ended", pod.ended)] {
-        if set {
-            text += &format!("    {name}: true\n");
+    for (name, value, default) in
+        [("terminating", pod.terminating, false), ("ended", pod.ended, false), ("ready", pod.ready, true)]
+    {
+        if value != default {
+            text += &format!("    {name}: {value}\n");
         }
     }
-    let labels: Vec<_> = pod.labels.iter().map(|(name, value)| format!("{}: {}", quote(name), quote(value))).collect();
-    text + &format!("    ready: {}\n    weight: {}\n    labels: {{{}}}\n", pod.ready, pod.weight, labels.join(", "))
+    if pod.weight != 1 {
+        text += &format!("    weight: {}\n", pod.weight);
+    }
+    if !pod.labels.is_empty() {
+        let labels: Vec<_> =
+            pod.labels.iter().map(|(name, value)| format!("{}: {}", quote(name), quote(value))).collect();
+        text += &format!("    labels: {{{}}}\n", labels.join(", "));
+    }
+    text
 }
 
 fn service(service: &Service) -> String {
