@@ -24,7 +24,8 @@ pub struct Connection {
     pub id: u64,
     /// Which way, seen from this pod.
     pub direction: Direction,
-    /// Who opened it. Outbound: the application's socket. Inbound: the remote address of the connection.
+    /// Who opened it. Outbound: the application's socket; where two connections from one port would look alike once
+    /// redirected, the kernel has given it another port. Inbound: the remote address of the connection.
     pub client: SocketAddr,
     /// What was dialled. Outbound: the original destination. Inbound: this pod's address and the application's port.
     pub target: SocketAddr,

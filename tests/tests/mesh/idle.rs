@@ -4,12 +4,12 @@
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use hauberk_lab::{Lab, Pod, wait_for};
-use hauberk_mesh::{CloseCause, HandshakeKind};
+use hauberk_mesh::{CloseCause, Connection, HandshakeKind};
 
 use crate::{
     common::{LIMIT, dial},
     peers::{DATA, END, HAUBERK, MeshPort, OPENED, Tls},
-    streams::{End, cause, handshake, lab_with, meshed, outbound, pass, rest},
+    streams::{End, cause, handshake, lab_with, last_outbound, meshed, pass, rest},
 };
 
 /// One request to an echo; by what handshake its mesh connection came about.
@@ -18,7 +18,7 @@ pub(crate) fn request(client: &Pod, to: SocketAddr) -> HandshakeKind {
     pass(&stream, &stream, b"a request");
     stream.shutdown(Shutdown::Write).expect("open");
     assert_eq!(rest(&mut stream), (vec![], End::Clean));
-    let record = outbound(client, stream.local_addr().expect("connected"));
+    let record = last_outbound(client, to);
     assert_eq!(cause(&record), CloseCause::Clean);
     handshake(&record)
 }
@@ -52,12 +52,17 @@ impl Scene {
         assert_eq!(rest(app), (b"served".to_vec(), End::Clean));
         app.shutdown(Shutdown::Write).expect("open");
         peer.expect(END);
-        self.closed(app);
+        self.closed();
     }
 
-    /// Waits for the connection's record: by then its mesh connection is kept, or not.
-    pub(crate) fn closed(&self, app: &TcpStream) -> CloseCause {
-        cause(&outbound(&self.client, app.local_addr().expect("connected")))
+    /// Waits for the last connection's record, and how it ended: by then its mesh connection is kept, or not.
+    pub(crate) fn closed(&self) -> CloseCause {
+        cause(&self.record())
+    }
+
+    /// The record of the last connection, once it has closed.
+    pub(crate) fn record(&self) -> Connection {
+        last_outbound(&self.client, self.server.at(7000))
     }
 
     /// A mesh connection that has served one stream and is idle.

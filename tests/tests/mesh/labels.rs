@@ -14,7 +14,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, crypto::aws_lc_rs};
 
 use crate::{
     common::{Server, dial, exchange},
-    streams::{lab_of, meshed, metric, outbound, take},
+    streams::{lab_of, last_outbound, meshed, metric, take},
 };
 
 const GREETING: &[u8] = b"220 who speaks first\r\n";
@@ -126,11 +126,10 @@ fn answered(stream: &mut TcpStream, first: &[u8], pieces: Pieces) {
 fn early(client: &Pod, server: &Pod, to: SocketAddr, first: &[u8], pieces: Pieces) -> TcpStream {
     server.with_proxy(|proxy| proxy.signal(Signal::SIGSTOP)).expect("it runs");
     let mut stream = dial(client, to).expect("the client's proxy accepts");
-    let from = stream.local_addr().expect("connected");
     let mut sent = 0;
     // Not settled yet: nobody has answered.
     let has_come =
-        |record: &&Connection, sent| record.client == from && record.bytes_to_server == sent && record.state.is_none();
+        |record: &&Connection, sent| record.target == to && record.bytes_to_server == sent && record.state.is_none();
     for piece in chunks(first, pieces) {
         stream.write_all(piece).expect("open");
         sent += piece.len() as u64;
@@ -151,21 +150,21 @@ fn chunks(first: &[u8], pieces: Pieces) -> std::slice::Chunks<'_, u8> {
 
 /// Both proxies label the open connection so, and go on to do so when it has closed.
 fn check_cell(client: &Pod, server: &Pod, mut stream: TcpStream, protocol: &Protocol, cell: &str) {
-    let (from, to) = (stream.local_addr().expect("connected"), stream.peer_addr().expect("connected"));
-    check_record(&live(client, |record| record.client == from), protocol, cell);
-    check_record(&live(server, |record| record.target == to), protocol, cell);
+    let to = stream.peer_addr().expect("connected");
+    for pod in [client, server] {
+        check_record(&live(pod, |record| record.target == to), protocol, cell);
+    }
     stream.shutdown(Shutdown::Write).expect("open");
     assert_eq!(stream.read(&mut [0]).expect("a clean end"), 0);
-    check_record(&outbound(client, from), protocol, cell);
+    check_record(&last_outbound(client, to), protocol, cell);
 }
 
 /// The only open connection that `wanted` accepts.
 fn live(pod: &Pod, wanted: impl Fn(&Connection) -> bool) -> Connection {
     let all = pod.connections().expect("the proxy answers").live;
-    let mut found = all.into_iter().filter(|record| wanted(record));
-    let one = found.next().expect("it is open");
-    assert_eq!(found.next(), None, "there is one");
-    one
+    let found: Vec<_> = all.iter().filter(|record| wanted(record)).collect();
+    assert_eq!(found.len(), 1, "open at the {}: {all:#?}", pod.name());
+    found[0].clone()
 }
 
 fn check_record(record: &Connection, protocol: &Protocol, cell: &str) {

@@ -8,7 +8,7 @@ use hauberk_mesh::{CloseCause, ClosedBy, Connection, Direction, TransportState};
 use crate::{
     common::{dial, identity},
     peers::{LINKERD, MeshPort, Tls, connect},
-    streams::{End, Port, inbound, lab_of, lab_with, meshed, only, outbound, pattern, reset, rest, take},
+    streams::{End, Port, inbound, lab_of, lab_with, last_outbound, meshed, only, pattern, reset, rest, take},
 };
 
 /// The header for each port: preface, length, and the message as in `proxy/src/linkerd.rs`, where it says by what it
@@ -148,7 +148,7 @@ fn an_end_without_close_notify_is_a_reset_to_the_client() {
         assert_eq!(take(&mut app, 7), b"half of");
         let _held = breaks(peer);
         assert_eq!(rest(&mut app), (vec![], End::Reset), "{what}");
-        check(&outbound(&client, app.local_addr().expect("connected")), cause, ClosedBy::Server);
+        check(&last_outbound(&client, server.at(port)), cause, ClosedBy::Server);
     }
     // And the application's reset is one to the peer.
     let app = dial(&client, server.at(port)).expect("the proxy accepts");

@@ -14,7 +14,7 @@ use crate::{
     common::{LIMIT, Server, exchange, pair},
     idle::{Scene, request},
     peers::{DATA, END, FAILED, HAUBERK, OPENED, RESET, Tls, connect},
-    streams::{End, Port, cause, handshake, lab_of, meshed, metric, only, outbound, pass, reset, rest, take},
+    streams::{End, Port, cause, handshake, lab_of, meshed, metric, only, pass, reset, rest, take},
 };
 
 #[test]
@@ -76,7 +76,7 @@ fn broken(scene: &Scene, ends: impl FnOnce(Tls) -> Option<Tls>) -> Option<Tls> {
     let (peer, mut app) = open(scene);
     let held = ends(peer);
     assert_eq!(rest(&mut app), (vec![], End::Reset));
-    assert_ne!(scene.closed(&app), CloseCause::Clean);
+    assert_ne!(scene.closed(), CloseCause::Clean);
     held
 }
 
@@ -134,7 +134,7 @@ const NOT_CLEAN: [Ending; 11] = [
         peer.expect_open();
         peer.send(FAILED, &[REFUSED]);
         assert_eq!(rest(&mut app), (vec![], End::Reset));
-        assert_eq!(scene.closed(&app), CloseCause::ConnectRefused);
+        assert_eq!(scene.closed(), CloseCause::ConnectRefused);
         Some(peer)
     }),
     ("a byte after the end, with it", |scene| {
@@ -146,7 +146,7 @@ const NOT_CLEAN: [Ending; 11] = [
         // OPENED, END, and the first byte of a frame that nobody asked for: one TLS record.
         peer.write_all(&[OPENED, 0, 0, 0, END, 0, 0, 0, DATA]).expect("open");
         assert_eq!(rest(&mut app), (vec![], End::Clean));
-        assert_eq!(scene.closed(&app), CloseCause::Clean);
+        assert_eq!(scene.closed(), CloseCause::Clean);
         Some(peer)
     }),
     ("a byte while it is idle", |scene| idle_and(scene, |peer| peer.write_all(&[DATA]).expect("open"))),
@@ -171,7 +171,7 @@ fn after_anything_but_a_clean_end_it_is_never_used_again() {
         if let Some(mut old) = held {
             assert!(old.frame().is_err(), "{what}: not a frame more");
         }
-        let record = outbound(&scene.client, app.local_addr().expect("connected"));
+        let record = scene.record();
         assert_ne!(handshake(&record), HandshakeKind::Reused, "{what}");
         assert!(scene.mesh.is_quiet(), "{what}");
         // The next case begins with nothing idle.

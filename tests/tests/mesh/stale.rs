@@ -112,7 +112,7 @@ fn an_open_that_crosses_with_the_servers_close_is_sent_again_unseen() {
         }
         fresh.send(END, &[]);
         assert_eq!(rest(&mut app), (vec![], End::Clean));
-        assert_eq!(scene.closed(&app), CloseCause::Clean);
+        assert_eq!(scene.closed(), CloseCause::Clean);
         assert!(scene.mesh.is_quiet());
         scene.end_idle(fresh);
     }
@@ -134,7 +134,7 @@ fn what_may_have_been_delivered_is_not_sent_again() {
         hear(&mut peer, early);
         answer(peer);
         assert_eq!(rest(&mut app), (vec![], End::Reset), "{what}");
-        assert_eq!(scene.closed(&app), cause, "{what}");
+        assert_eq!(scene.closed(), cause, "{what}");
         assert!(scene.mesh.is_quiet(), "{what}: it was asked once");
     }
     // Nor on one that was used before, if what comes is no end.
@@ -143,6 +143,6 @@ fn what_may_have_been_delivered_is_not_sent_again() {
     hear(&mut peer, early);
     peer.send(DATA, b"no answer");
     assert_eq!(rest(&mut app), (vec![], End::Reset));
-    assert_eq!(scene.closed(&app), CloseCause::ProtocolError);
+    assert_eq!(scene.closed(), CloseCause::ProtocolError);
     assert!(scene.mesh.is_quiet(), "it was asked once");
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use hauberk_lab::{Lab, Pod, PodOptions, ServiceOptions};
-use hauberk_mesh::{CloseCause, Connection, Direction, HandshakeKind};
+use hauberk_mesh::{CloseCause, Connection, Connections, Direction, HandshakeKind};
 
 use crate::common::{LIMIT, Server, closed, dial};
 
@@ -120,11 +120,15 @@ pub(crate) fn pattern(count: usize) -> Vec<u8> {
     (0..count.div_ceil(8)).flat_map(word).take(count).collect()
 }
 
-/// The record of the connection whose client end has this address, once it has closed.
-pub(crate) fn outbound(client: &Pod, from: SocketAddr) -> Connection {
-    closed(client, "the outbound connection closes", |record| {
-        record.direction == Direction::Outbound && record.client == from
-    })
+/// The record of the application's last connection to `target`, once none is open. (Its own address would not do: the
+/// kernel gives a redirected connection another port where two would look alike.)
+pub(crate) fn last_outbound(client: &Pod, target: SocketAddr) -> Connection {
+    let wanted = |record: &&Connection| record.direction == Direction::Outbound && record.target == target;
+    let last = |all: &Connections| match all.live.iter().any(|record| wanted(&record)) {
+        true => None,
+        false => all.closed.iter().rfind(wanted).cloned(),
+    };
+    client.wait_connections(&format!("the last connection to {target} closes"), last).expect("a record")
 }
 
 /// The record of the only connection that this pod's proxy has had to `target` in this direction, once it has closed.
