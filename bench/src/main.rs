@@ -10,6 +10,7 @@ mod floor;
 mod load;
 mod machine;
 mod memory;
+mod perf;
 mod process;
 mod profile;
 mod report;
@@ -26,7 +27,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -96,8 +97,10 @@ fn run(args: &Args) -> Result<()> {
     for (name, value) in &facts {
         eprintln!("{name}: {value}");
     }
+    check_names(&args.only)?;
     for (number, congestion) in args.congestion.iter().enumerate() {
-        let rows = wanted(rows::rows(number > 0), &args.only)?;
+        let mut rows = rows::rows(number > 0);
+        rows.retain(|row| args.only.is_empty() || args.only.contains(&row.group.name()));
         lines.extend(measure(&rows, congestion, extent, args.profile.as_deref())?);
     }
     if args.only.is_empty() {
@@ -108,21 +111,17 @@ fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The rows of the groups named.
-fn wanted(rows: Vec<Row>, only: &[String]) -> Result<Vec<Row>> {
-    let known: Vec<_> = rows.iter().map(|row| row.group.name()).collect();
-    for name in only {
-        ensure!(known.contains(name), "there is no group {name:?} here: the groups are {}", unique(&known).join(", "));
+/// Whether every name is that of a group.
+fn check_names(names: &[String]) -> Result<()> {
+    let mut known: Vec<_> = rows::rows(false).iter().map(|row| row.group.name()).collect();
+    known.dedup();
+    match names.iter().find(|name| !known.contains(name)) {
+        Some(name) => bail!("there is no group {name:?}: the groups are {}", known.join(", ")),
+        None => Ok(()),
     }
-    Ok(rows.into_iter().filter(|row| only.is_empty() || only.contains(&row.group.name())).collect())
 }
 
-fn unique(names: &[String]) -> Vec<String> {
-    let mut unique = names.to_vec();
-    unique.dedup();
-    unique
-}
-
+/// All groups of `rows`, printed as they come.
 fn measure(rows: &[Row], congestion: &str, extent: Extent, profile: Option<&Path>) -> Result<Vec<Line>> {
     congestion::Allowed::announce(congestion)?;
     let mut scene = Scene::new(congestion)?;

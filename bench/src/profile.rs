@@ -1,75 +1,35 @@
 //! Where our proxies spend their time under a load: perf's samples of both, as text to read.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Child, Command, Stdio},
-};
+use std::{fs, path::Path, process::Command};
 
-use anyhow::{Context, Result, ensure};
-use hauberk_lab::Signal;
-use nix::{sys::signal::kill, unistd::Pid};
+use anyhow::{Result, ensure};
+
+use crate::perf::Perf;
 
 /// Samples a second and thread. Not a divisor of what timers tick at.
 const FREQUENCY: &str = "997";
+/// Each report, and how perf is to make it: by function, and with what it was called from.
+const REPORTS: [(&str, [&str; 2]); 2] = [
+    ("functions", ["--no-children", "--call-graph=none"]),
+    ("callers", ["--children", "--call-graph=caller,0.5,callee,function,percent"]),
+];
 
-/// Samples that are being taken.
-#[derive(Debug)]
-pub(crate) struct Profile {
-    perf: Child,
-    data: std::path::PathBuf,
-}
-
-impl Profile {
-    /// Samples `pids` from now on. The CPU clock is the event: virtual machines often have no other.
-    pub(crate) fn start(pids: &[u32], dir: &Path, name: &str) -> Result<Self> {
-        fs::create_dir_all(dir)?;
-        let data = dir.join(format!("{name}.data"));
-        let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
-        let perf = Command::new("perf")
-            .args(["record", "--quiet", "--event=cpu-clock", "--freq", FREQUENCY, "-g", "--pid", &pids.join(",")])
-            .arg("--output")
-            .arg(&data)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("cannot run perf: install linux-perf (make setup)")?;
-        Ok(Self { perf, data })
+/// Samples `pids` while `work` runs; the samples, and the reports of them, are in `dir` under `name`. The CPU clock is
+/// the event: virtual machines often have no other.
+pub(crate) fn take(pids: &[u32], dir: &Path, name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    fs::create_dir_all(dir)?;
+    let data = dir.join(format!("{name}.data"));
+    let record = ["record", "--quiet", "--event=cpu-clock", "--freq", FREQUENCY, "-g"];
+    let perf = Perf::start(&record, pids, data.as_os_str())?;
+    work()?;
+    perf.stop()?;
+    // While the processes live: perf reads their symbols.
+    for (kind, how) in REPORTS {
+        let mut report = Command::new("perf");
+        report.args(["report", "--stdio", "--percent-limit=0.4", "--sort=pid,dso,symbol"]).args(how);
+        let report = report.arg("--input").arg(&data).output()?;
+        ensure!(report.status.success(), "perf report: {}", String::from_utf8_lossy(&report.stderr));
+        fs::write(data.with_extension(format!("{kind}.txt")), report.stdout)?;
     }
-
-    /// Ends, and writes what was seen beside the samples: by function, and by caller. While the processes live: perf
-    /// reads their symbols.
-    pub(crate) fn stop(mut self) -> Result<()> {
-        kill(Pid::from_raw(self.perf.id().cast_signed()), Signal::SIGINT)?;
-        self.perf.wait()?;
-        for (kind, how) in [("functions", "--no-children"), ("callers", "--children")] {
-            let graph = if kind == "functions" { "none" } else { "caller,0.5,callee,function,percent" };
-            let report = Command::new("perf")
-                .args([
-                    "report",
-                    "--stdio",
-                    how,
-                    "--percent-limit=0.4",
-                    "--sort=comm,dso,symbol",
-                    "--call-graph",
-                    graph,
-                ])
-                .arg("--input")
-                .arg(&self.data)
-                .stdin(Stdio::null())
-                .output()?;
-            ensure!(report.status.success(), "perf report: {}", String::from_utf8_lossy(&report.stderr));
-            fs::write(self.data.with_extension(format!("{kind}.txt")), report.stdout)?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Profile {
-    fn drop(&mut self) {
-        // It has ended already, or nobody wants its samples any more.
-        let _ = self.perf.kill();
-        let _ = self.perf.wait();
-    }
+    Ok(())
 }

@@ -11,12 +11,11 @@ use crate::{
     contender::{Contender, Family},
     discovery,
     load::{self, Aim, Measured, Window},
-    memory,
-    profile::Profile,
+    memory, profile,
     rows::{Group, Metric},
     scene::{Pair, Scene},
     stats::percentile,
-    syscalls::Counter,
+    syscalls,
 };
 
 /// Clients that open connections at once.
@@ -32,17 +31,19 @@ pub(crate) struct Extent {
     pub(crate) window: Window,
     /// Greetings of one turn.
     pub(crate) greetings: usize,
+    /// Whether system calls are counted too.
+    syscalls: bool,
     /// An eighth of the idle connections.
     pub(crate) quick: bool,
 }
 
 impl Extent {
     pub(crate) fn full(rounds: usize) -> Self {
-        Self { rounds, window: window(300, 2000), greetings: 300, quick: false }
+        Self { rounds, window: window(300, 2000), greetings: 300, syscalls: true, quick: false }
     }
 
     pub(crate) fn quick(rounds: usize) -> Self {
-        Self { rounds, window: window(150, 600), greetings: 100, quick: true }
+        Self { rounds, window: window(150, 600), greetings: 100, syscalls: true, quick: true }
     }
 }
 
@@ -79,9 +80,10 @@ pub(crate) fn profile(scene: &mut Scene, group: Group, extent: Extent, dir: &Pat
     let ours = group.contenders().iter().filter(|contender| contender.family() == Family::Hauberk);
     for &contender in ours.filter(|_| !fresh(group)) {
         let name = format!("{}-{}", group.name(), contender.name());
-        let profile = Profile::start(&scene.pair(contender, replicas(group))?.proxies(), dir, &name)?;
-        turn(scene, group, contender, extent)?;
-        profile.stop()?;
+        let proxies = scene.pair(contender, replicas(group))?.proxies();
+        // What counts system calls would be in the way here.
+        let extent = Extent { syscalls: false, ..extent };
+        profile::take(&proxies, dir, &name, || turn(scene, group, contender, extent).map(drop))?;
     }
     Ok(())
 }
@@ -122,7 +124,9 @@ fn turn(scene: &mut Scene, group: Group, contender: Contender, extent: Extent) -
             let mut measured = pod.enter(|| load::trips(aim, connections))?;
             let mut samples = vec![(Metric::Rate, rate(&measured)), (Metric::Cpu, cpu(&measured) * 1e6)];
             samples.extend(percentiles(&mut measured.nanos));
-            samples.extend(syscalls(&pair, aim, connections)?);
+            if extent.syscalls {
+                samples.extend(count_syscalls(&pair, aim, connections)?);
+            }
             samples
         }
         Group::Connects(_) => {
@@ -155,14 +159,14 @@ fn mode(group: Group) -> Mode {
 }
 
 /// System calls per message and proxy, in a pass of its own: counting costs a little.
-fn syscalls(pair: &Pair, aim: Aim<'_>, connections: usize) -> Result<Option<(Metric, f64)>> {
+fn count_syscalls(pair: &Pair, aim: Aim<'_>, connections: usize) -> Result<Option<(Metric, f64)>> {
     if aim.proxies.is_empty() {
         return Ok(None);
     }
-    let counter = Counter::start(aim.proxies)?;
-    let measured = pair.client.pod.enter(|| load::trips(aim, connections))?;
+    let load = || pair.client.pod.enter(|| load::trips(aim, connections));
+    let (calls, measured) = syscalls::count(aim.proxies, load)?;
     let sides = 2.0;
-    Ok(Some((Metric::Syscalls, counter.stop()? as f64 / measured.total as f64 / sides)))
+    Ok(Some((Metric::Syscalls, calls as f64 / measured.total as f64 / sides)))
 }
 
 /// How many of a proxy's outbound handshakes so far were full ones, in percent.
