@@ -1,5 +1,5 @@
 //! Congestion control of the pods' namespaces. The machine decides which algorithms a namespace may choose: where the
-//! wanted one is not among them it is allowed for as long as pods are made, and what was set before comes back.
+//! wanted one is not among them it is allowed for the run, and what was set before comes back at the end.
 
 use std::fs;
 
@@ -17,28 +17,21 @@ pub(crate) struct Allowed {
 }
 
 impl Allowed {
-    /// Says on stderr that something will have to be allowed; an error if the kernel does not have it.
-    pub(crate) fn announce(wanted: &str) -> Result<()> {
-        if Self::new(wanted)?.before.is_some() {
-            eprintln!("note: namespaces may not choose {wanted} here: it is allowed each time that pods are made");
-        }
-        Ok(())
-    }
-
+    /// Says so if the machine's setting has to be changed for it.
     pub(crate) fn new(wanted: &str) -> Result<Self> {
-        let has = |path| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
-        let (available, allowed) = (has(AVAILABLE)?, has(ALLOWED)?);
+        let available = read(AVAILABLE)?;
         ensure!(
             lists(&available, wanted),
             "this kernel has no congestion control {wanted:?}: it has {}: name one of them with --congestion",
             available.trim()
         );
-        if lists(&allowed, wanted) {
+        let before = read(ALLOWED)?;
+        if lists(&before, wanted) {
             return Ok(Self { before: None });
         }
-        let wider = format!("{} {wanted}", allowed.trim());
-        fs::write(ALLOWED, wider).with_context(|| format!("cannot write {ALLOWED}"))?;
-        Ok(Self { before: Some(allowed) })
+        eprintln!("note: namespaces may not choose {wanted} on this machine: allowed until the end of the run");
+        allow(wanted)?;
+        Ok(Self { before: Some(before) })
     }
 }
 
@@ -50,6 +43,19 @@ impl Drop for Allowed {
             eprintln!("cannot restore {ALLOWED} to {before:?}: {error}");
         }
     }
+}
+
+/// Right before a namespace is made: somebody else may have set the machine otherwise meanwhile.
+pub(crate) fn allow(wanted: &str) -> Result<()> {
+    let allowed = read(ALLOWED)?;
+    if lists(&allowed, wanted) {
+        return Ok(());
+    }
+    fs::write(ALLOWED, format!("{} {wanted}", allowed.trim())).with_context(|| format!("cannot write {ALLOWED}"))
+}
+
+fn read(path: &str) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {path}"))
 }
 
 fn lists(names: &str, name: &str) -> bool {

@@ -22,9 +22,9 @@ const MIB: f64 = 1024.0 * 1024.0;
 
 /// A proxy that has just become ready, and its first connection to a service of `endpoints` endpoints.
 pub(crate) fn turn(congestion: &str, endpoints: usize) -> Result<Vec<(Metric, f64)>> {
-    let _allowed = congestion::Allowed::new(congestion)?;
     let (lab, app) = (Lab::new()?, App::new()?);
     let pod = |name: &str| {
+        congestion::allow(congestion)?;
         let options = PodOptions::new(name).account(name).sysctl(congestion::SYSCTL, congestion);
         lab.pod(options.meshed().proxy_env("RUST_LOG", "warn"))
     };

@@ -104,9 +104,18 @@ fn run(args: &Args) -> Result<()> {
         lines.extend(measure(&rows, congestion, extent, args.profile.as_deref())?);
     }
     if args.only.is_empty() {
-        let note = if args.quick { "A short run (QUICK): for a look, not for a claim." } else { "A full run." };
+        let note = format!(
+            "{} rounds ({} at most where each starts from fresh pods).{}",
+            extent.rounds,
+            rounds::FRESH_ROUNDS,
+            if args.quick {
+                " A short run, an eighth of the idle connections: for a look, not for a claim."
+            } else {
+                ""
+            }
+        );
         std::fs::write(args.out.join("results.json"), serde_json::to_string_pretty(&lines)? + "\n")?;
-        std::fs::write(args.out.join("results.md"), report::markdown(&facts, note, &lines))?;
+        std::fs::write(args.out.join("results.md"), report::markdown(&facts, &note, &lines))?;
     }
     Ok(())
 }
@@ -123,7 +132,7 @@ fn check_names(names: &[String]) -> Result<()> {
 
 /// All groups of `rows`, printed as they come.
 fn measure(rows: &[Row], congestion: &str, extent: Extent, profile: Option<&Path>) -> Result<Vec<Line>> {
-    congestion::Allowed::announce(congestion)?;
+    let _allowed = congestion::Allowed::new(congestion)?;
     let mut scene = Scene::new(congestion)?;
     let mut groups: Vec<Group> = rows.iter().map(|row| row.group).collect();
     groups.dedup();

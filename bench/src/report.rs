@@ -10,8 +10,8 @@ const PEERS: [Contender; 3] = [Contender::Haproxy, Contender::Nginx, Contender::
 pub(crate) fn markdown(facts: &[(&str, String)], note: &str, lines: &[Line]) -> String {
     let mut text = "# Results\n\nWritten by `make bench`; how it is measured, and what to make of it, is in README.md. \
                     Each number is the median over the rounds. Beside a peer's: ours over the peer's, round by round, its median \
-                    and in brackets the interval that holds it with 95 % confidence. A target is met if the worse end of the \
-                    interval meets it.\n\n"
+                    and in brackets the interval that holds it with 95 % confidence (with fewer than 6 rounds: their range). \
+                    A target is met if the worse end of the interval meets it.\n\n"
         .to_owned();
     for (name, value) in facts {
         push(&mut text, format_args!("- {name}: {value}"));

@@ -22,7 +22,7 @@ use crate::{
 const CLIENTS: usize = 16;
 
 /// Rounds of what starts from fresh pods: slow, and steady.
-const FRESH_ROUNDS: usize = 6;
+pub(crate) const FRESH_ROUNDS: usize = 6;
 
 /// How much of everything.
 #[derive(Debug, Clone, Copy)]

@@ -107,7 +107,6 @@ impl Scene {
     }
 
     fn make(&mut self, contender: Contender, replicas: usize) -> Result<Pair> {
-        let _allowed = congestion::Allowed::new(&self.congestion)?;
         let family = contender.family();
         if family == Family::Hauberk && !self.meshed {
             self.lab.start_control_plane()?;
@@ -206,6 +205,7 @@ impl Scene {
         } else {
             options.unlisted()
         };
+        congestion::allow(&self.congestion)?;
         self.lab.pod(options)
     }
 
