@@ -26,7 +26,7 @@ use echo::{
 };
 
 mod echo {
-    #![allow(missing_docs, unreachable_pub)]
+    #![allow(missing_docs, unreachable_pub, reason = "generated code")]
     tonic::include_proto!("echo");
 }
 
