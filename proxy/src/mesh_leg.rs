@@ -18,8 +18,7 @@ use crate::{
 };
 
 thread_local! {
-    /// What TLS gives, until the frames' headers are taken out. Taking them out in place would move every byte by a few:
-    /// the processor then waits for its own stores, and it cost a fifth of all bulk.
+    /// What TLS gives, until the frames' headers are taken out: in place every byte would be moved by a few, over itself.
     static FRAMES: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 * 1024]);
 }
 
