@@ -58,3 +58,22 @@ pub const LABEL_AFFINITY_SECONDS: &str = "hauberk.dev/affinity-seconds";
 pub const LABEL_PROTOCOL: &str = "hauberk.dev/protocol";
 /// Reserved key: `true` once the endpoint's pod has a deletion timestamp.
 pub const LABEL_TERMINATING: &str = "hauberk.dev/terminating";
+
+/// Label of namespaces and pods (and, on pods, annotation): `enabled` or `disabled`.
+pub const INJECT_KEY: &str = "hauberk.dev/inject";
+/// Label of namespaces, annotation of pods: a [`crate::TlsMode`].
+pub const TLS_KEY: &str = "hauberk.dev/tls";
+/// Prefix of every label and annotation that sets something.
+pub const KEY_PREFIX: &str = "hauberk.dev/";
+/// The ConfigMap of the control namespace that holds the mesh's effective values; written by install, read by the webhook.
+pub const CONFIG_MAP: &str = "hauberk-config";
+/// Its one key.
+pub const CONFIG_KEY: &str = "config.json";
+/// The ConfigMap of the control namespace in which identity publishes the trust roots.
+pub const TRUST_MAP: &str = "hauberk-trust";
+/// Its key: the roots, PEM.
+pub const TRUST_ROOTS_KEY: &str = "ca-bundle.pem";
+/// Its key: the bundle's generation.
+pub const TRUST_GENERATION_KEY: &str = "generation";
+/// Name of the webhook's configuration in the API server.
+pub const WEBHOOK_CONFIGURATION: &str = "hauberk-webhook";

@@ -10,8 +10,10 @@ mod limits;
 #[cfg(feature = "meshfile")]
 mod meshfile;
 mod net;
-mod spec;
+#[macro_use]
 mod terms;
+mod probe;
+mod spec;
 
 pub use connection::{Close, Connection, Connections, TlsDetails};
 pub use constants::*;
@@ -21,6 +23,7 @@ pub use limits::{InvalidLimits, Limits};
 #[cfg(feature = "meshfile")]
 pub use meshfile::{InvalidMesh, MeshFile, Pod, PodProxy, Service, ServicePort};
 pub use net::{Exception, InvalidNet, Networks, PortSet};
+pub use probe::{Probe, ProbeAction, ProbeKind};
 pub use spec::{InvalidSpec, ProxySpec, Redirection, SidecarKind};
 pub use terms::{
     CloseCause, ClosedBy, Direction, Egress, FailReason, FirstBytes, HandshakeKind, Reason, TlsMode, TransportState,

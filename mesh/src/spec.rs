@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    Egress, Exception, IdentityName, InvalidLimits, Limits, Networks, PROXY_UID, PortSet, TlsMode, TrustDomain,
+    Egress, Exception, IdentityName, InvalidLimits, Limits, Networks, PROXY_UID, PortSet, Probe, TlsMode, TrustDomain,
 };
 
 /// A variable that is missing or not valid.
@@ -97,6 +97,8 @@ pub struct ProxySpec {
     pub identity_dir: String,
     /// Trust roots, PEM, as they were when the pod was made.
     pub trust_roots: String,
+    /// What the application's containers declared; kubelet asks the proxy instead.
+    pub probes: Vec<Probe>,
     /// Waits and bounds.
     pub limits: Limits,
 }
@@ -125,6 +127,7 @@ impl ProxySpec {
             token_file: "/var/run/secrets/hauberk/token".to_owned(),
             identity_dir: "/var/run/hauberk/identity".to_owned(),
             trust_roots,
+            probes: Vec::new(),
             limits: Limits::default(),
         }
     }
@@ -132,6 +135,13 @@ impl ProxySpec {
     /// Control namespace and trust domain.
     pub fn trust_domain(&self) -> TrustDomain {
         self.identity.trust_domain()
+    }
+
+    fn probes_to_json(&self) -> String {
+        if self.probes.is_empty() {
+            return String::new();
+        }
+        serde_json::to_string(&self.probes).expect("probes hold nothing that JSON cannot")
     }
 
     /// The environment that [`ProxySpec::from_env`] reads back; empty values are left out.
@@ -156,6 +166,7 @@ impl ProxySpec {
             (TOKEN_FILE, self.token_file.clone()),
             (IDENTITY_DIR, self.identity_dir.clone()),
             (TRUST_ROOTS, self.trust_roots.clone()),
+            (PROBES, self.probes_to_json()),
             (LIMITS, self.limits.to_text()),
         ];
         all.into_iter().filter(|(_, value)| !value.is_empty()).collect()
@@ -194,6 +205,9 @@ impl ProxySpec {
         };
         env.set(TOKEN_FILE, &mut spec.token_file)?;
         env.set(IDENTITY_DIR, &mut spec.identity_dir)?;
+        if let Some(text) = env.get(PROBES) {
+            spec.probes = serde_json::from_str(text).map_err(|error| describe(PROBES, text, error))?;
+        }
         if let Some(text) = env.get(LIMITS) {
             spec.limits = Limits::parse(text).map_err(|error: InvalidLimits| value(LIMITS, error))?;
         }
@@ -220,8 +234,9 @@ const DESTINATION_ADDR: &str = "HAUBERK_DESTINATION_ADDR";
 const TOKEN_FILE: &str = "HAUBERK_TOKEN_FILE";
 const IDENTITY_DIR: &str = "HAUBERK_IDENTITY_DIR";
 const TRUST_ROOTS: &str = "HAUBERK_TRUST_ROOTS";
+const PROBES: &str = "HAUBERK_PROBES";
 const LIMITS: &str = "HAUBERK_LIMITS";
-const ALL: [&str; 19] = [
+const ALL: [&str; 20] = [
     IDENTITY,
     TLS,
     EGRESS,
@@ -240,6 +255,7 @@ const ALL: [&str; 19] = [
     TOKEN_FILE,
     IDENTITY_DIR,
     TRUST_ROOTS,
+    PROBES,
     LIMITS,
 ];
 
@@ -290,6 +306,7 @@ fn join<T: Display>(items: &[T], separator: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{ProbeAction, ProbeKind};
     use proptest::prelude::*;
 
     fn spec() -> ProxySpec {
@@ -300,6 +317,27 @@ mod tests {
             "[fd00::2]:8086".parse().expect("an address"),
             "-----BEGIN CERTIFICATE-----\n…\n".to_owned(),
         )
+    }
+
+    fn probes() -> Vec<Probe> {
+        let actions = [
+            ProbeAction::HttpGet {
+                https: true,
+                host: Some("health.example".to_owned()),
+                port: 8443,
+                path: "/live?deep=1".to_owned(),
+                headers: vec![("X-A".to_owned(), "1".to_owned()), ("X-A".to_owned(), "2".to_owned())],
+            },
+            ProbeAction::TcpSocket { host: None, port: 5432 },
+            ProbeAction::Grpc { port: 9000, service: "shop.Cart".to_owned() },
+        ];
+        let probe = |(kind, action): (&ProbeKind, ProbeAction)| Probe {
+            container: "app".to_owned(),
+            kind: *kind,
+            action,
+            timeout_seconds: 1,
+        };
+        ProbeKind::ALL.iter().zip(actions).map(probe).collect()
     }
 
     fn env(spec: &ProxySpec) -> Vec<(String, String)> {
@@ -324,6 +362,7 @@ mod tests {
         full.sidecar = SidecarKind::Plain;
         full.token_file = "/t".to_owned();
         full.identity_dir = "/d".to_owned();
+        full.probes = probes();
         full.limits.pool_total = 3;
         for spec in [spec(), full] {
             assert_eq!(ProxySpec::from_env(env(&spec)), Ok(spec));

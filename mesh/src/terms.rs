@@ -1,17 +1,15 @@
 //! The closed lists: modes, transport states, reasons, causes. Each has one spelling, used in metrics, logs, JSON,
 //! environment and annotations alike.
 
-use std::{fmt, str::FromStr};
-
 use serde::{Deserialize, Serialize};
 
 /// A text that is none of the terms of a closed list.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 #[error("{text:?} is not a {what}: use one of {valid}")]
 pub struct UnknownTerm {
-    text: String,
-    what: &'static str,
-    valid: String,
+    pub(crate) text: String,
+    pub(crate) what: &'static str,
+    pub(crate) valid: String,
 }
 
 macro_rules! terms {
@@ -30,14 +28,14 @@ macro_rules! terms {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.pad(self.as_str()) }
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.pad(self.as_str()) }
         }
 
-        impl FromStr for $name {
-            type Err = UnknownTerm;
-            fn from_str(text: &str) -> Result<Self, UnknownTerm> {
-                Self::ALL.iter().copied().find(|term| term.as_str() == text).ok_or_else(|| UnknownTerm {
+        impl std::str::FromStr for $name {
+            type Err = $crate::UnknownTerm;
+            fn from_str(text: &str) -> Result<Self, $crate::UnknownTerm> {
+                Self::ALL.iter().copied().find(|term| term.as_str() == text).ok_or_else(|| $crate::UnknownTerm {
                     text: text.to_owned(),
                     what: $what,
                     valid: Self::ALL.iter().map(|term| term.as_str()).collect::<Vec<_>>().join(", "),

@@ -1,0 +1,1 @@
+//! The injector: decides what a pod needs, and answers the API server.

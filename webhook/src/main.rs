@@ -1,0 +1,3 @@
+//! `hauberk-webhook`.
+
+fn main() {}
