@@ -1,8 +1,10 @@
-//! What the parts share that talk to Kubernetes: the mesh's settings as `install` wrote them, and what a pod's proxy
-//! was told, read back from the pod's spec.
+//! What the parts share that talk to Kubernetes: the mesh's settings as `install` wrote them, what a pod's proxy was
+//! told, read back from the pod's spec, and who of several replicas leads.
 
 mod config;
+mod lease;
 mod pod;
 
 pub use config::{InvalidConfig, MeshConfig, PullPolicy, Resources};
+pub use lease::{Leadership, Lease, LeaseTimes};
 pub use pod::proxy_of;
