@@ -183,6 +183,8 @@ fn container(part: &Part, config: &MeshConfig) -> Value {
         "imagePullPolicy": config.image_pull_policy,
         "command": [part.account],
         "args": args,
+        // By which it leads, and which its events name.
+        "env": [{ "name": "HAUBERK_POD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }],
         "ports": [
             { "name": part.port.2, "containerPort": part.port.1, "protocol": "TCP" },
             { "name": "admin", "containerPort": CONTROL_ADMIN_PORT, "protocol": "TCP" },

@@ -1,6 +1,5 @@
 //! The identity server: the CA, `Identity.Certify` for Linkerd's and our proxies, and `Trust.Watch`.
 
-mod admin;
 mod ca;
 mod certify;
 mod kubernetes;

@@ -3,5 +3,7 @@
 
 #[path = "apiserver/control_plane.rs"]
 mod control_plane;
+#[path = "apiserver/identity.rs"]
+mod identity;
 #[path = "apiserver/lease.rs"]
 mod lease;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use hauberk_kubernetes::{Events, Lease};
+use hauberk_kubernetes::{Events, Latch, Lease, Readiness, serve_admin};
 use hauberk_mesh::{IDENTITY_ACCOUNT, IdentityName, InvalidIdentity, TrustDomain};
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -23,7 +23,6 @@ use tracing::{error, info, warn};
 use super::{
     Ca, CaFault, Certify, CertifyLimits, KubernetesConfig, Lifetimes, LocalTokens, MeshPods, Metrics, Pods, PodsFault,
     TokenReview, TokensFault, TrustWatch,
-    admin::{self, Readiness},
     ca::State,
     kubernetes::{ApiTokens, Follower, Keeper, LivePods, Secrets, Told},
 };
@@ -43,8 +42,6 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// Who tells events.
 const CONTROLLER: &str = "hauberk.dev/identity";
-/// The latch of readiness: the server's own certificate.
-const CERTIFICATE: &str = "certificate";
 
 /// What the server is told.
 #[derive(Debug, Clone)]
@@ -178,13 +175,14 @@ impl Server {
         let Self { config, sources, metrics, registry, own, listener, admin } = self;
         info!(identity = %own, listen = %config.listen, admin = %config.admin, "serving");
         let readiness = Readiness::default();
-        readiness.pending(CERTIFICATE, "there is no CA yet");
+        let certificate = readiness.latch("certificate");
         let mut tasks = Tasks::new(stop);
-        tasks.admin(admin, registry, readiness.clone());
-        let serving = Serving { config, metrics, readiness, own, listener };
+        let stopped = tasks.stop.clone();
+        tasks.spawn_to_its_end("admin", serve_admin(admin, registry.into(), readiness.clone(), stopped));
+        let serving = Serving { config, metrics, certificate, own, listener };
         let ended = match sources {
             Sources::Files { ca, tokens, pods } => serving.with_files(&mut tasks, ca, tokens, pods).await,
-            Sources::Kubernetes(config) => serving.with_cluster(&mut tasks, config).await,
+            Sources::Kubernetes(config) => serving.with_cluster(&mut tasks, config, readiness.latch("ca")).await,
         };
         tasks.drain().await;
         ended
@@ -195,7 +193,8 @@ impl Server {
 struct Serving {
     config: ServerConfig,
     metrics: Metrics,
-    readiness: Readiness,
+    /// The latch of readiness: the server's own.
+    certificate: Latch,
     own: IdentityName,
     listener: TcpListener,
 }
@@ -213,10 +212,10 @@ impl Serving {
         self.serve(tasks, ca, certify).await
     }
 
-    async fn with_cluster(self, tasks: &mut Tasks, cluster: KubernetesConfig) -> Result<(), RunError> {
+    async fn with_cluster(self, tasks: &mut Tasks, cluster: KubernetesConfig, latch: Latch) -> Result<(), RunError> {
         let KubernetesConfig { client, pod, lease } = cluster;
         let (namespace, lifetimes) = (self.config.domain.control_namespace(), self.config.lifetimes);
-        let (metrics, readiness) = (self.metrics.clone(), self.readiness.clone());
+        let metrics = self.metrics.clone();
         let (events, teller) = Events::new(CONTROLLER, &pod);
         let told = Told::new(events, namespace);
         let secrets = Secrets::new(&client, namespace);
@@ -226,7 +225,7 @@ impl Serving {
         let keeper = Keeper { secrets: secrets.clone(), lifetimes, told: told.clone(), metrics: metrics.clone() };
         tasks.spawn(keeper.run(leadership));
 
-        let mut follower = Follower::new(secrets, lifetimes, metrics, readiness);
+        let mut follower = Follower::new(secrets, lifetimes, metrics, latch);
         let Some(ca) = tasks.during(follower.first()).await? else { return Ok(()) };
         tasks.spawn(follower.follow(ca.clone()));
         let pods = Arc::new(LivePods::new(client.clone(), self.config.domain.clone()));
@@ -247,7 +246,7 @@ impl Serving {
         certify: Certify<R, P>,
     ) -> Result<(), RunError> {
         let own = Own::new(self.own, &ca)?;
-        self.readiness.done(CERTIFICATE);
+        self.certificate.open();
         let trust = TrustWatch::new(ca.clone(), self.metrics.clone(), tasks.stop.clone());
         let incoming = grpc::incoming(self.listener, own.store.clone(), ClientAuth::Optional, self.config.incoming);
         let router = grpc::server().add_service(certify.into_server()).add_service(trust.into_server());
@@ -267,12 +266,6 @@ struct Tasks {
 impl Tasks {
     fn new(stop: CancellationToken) -> Self {
         Self { all: JoinSet::new(), stop }
-    }
-
-    fn admin(&mut self, listener: TcpListener, registry: Registry, readiness: Readiness) {
-        let serve = axum::serve(listener, admin::router(registry, readiness));
-        let serve = serve.with_graceful_shutdown(self.stop.clone().cancelled_owned());
-        self.spawn_to_its_end("admin", serve.into_future());
     }
 
     /// A part that the stop cuts off.

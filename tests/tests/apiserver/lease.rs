@@ -82,10 +82,11 @@ impl Relay {
                 let mut far = TcpStream::connect(&server).await.expect("connected");
                 let mut is_cut = is_cut.clone();
                 connections.spawn(async move {
+                    let cut = async { drop(is_cut.wait_for(|cut| *cut).await) };
                     tokio::select! {
                         biased;
                         // Held open: nobody is told.
-                        _ = is_cut.wait_for(|cut| *cut) => std::future::pending().await,
+                        () = cut => std::future::pending().await,
                         _ = copy_bidirectional(&mut near, &mut far) => {}
                     }
                 });

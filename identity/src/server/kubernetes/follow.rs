@@ -6,15 +6,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use hauberk_kubernetes::Latch;
+use hauberk_mesh::ISSUER_SECRET;
 use tokio::time::sleep;
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use super::secrets::{FaultKind, ISSUER_SECRET, Secrets, SecretsFault};
+use super::secrets::{FaultKind, Secrets, SecretsFault};
 use crate::{
     server::{
         Ca, CaFault, Lifetimes, Metrics,
-        admin::Readiness,
         ca::material::{Material, Parts},
     },
     volume::hex,
@@ -22,8 +23,6 @@ use crate::{
 
 /// How often the Secret is looked at.
 const POLL: Duration = Duration::from_secs(1);
-/// The latch of readiness.
-pub(crate) const LATCH: &str = "ca";
 const FOUND_HERE: [FaultKind; 3] = [FaultKind::IssuerMissing, FaultKind::IssuerUnusable, FaultKind::Unavailable];
 
 /// Follows the issuer's Secret.
@@ -31,7 +30,7 @@ pub(crate) struct Follower {
     secrets: Secrets,
     lifetimes: Lifetimes,
     metrics: Metrics,
-    readiness: Readiness,
+    latch: Latch,
     /// Digest of the Secret that is in force.
     held: Option<String>,
     /// The fault that was last reported.
@@ -39,9 +38,8 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    pub(crate) fn new(secrets: Secrets, lifetimes: Lifetimes, metrics: Metrics, readiness: Readiness) -> Self {
-        readiness.pending(LATCH, "not read yet");
-        Self { secrets, lifetimes, metrics, readiness, held: None, fault: None }
+    pub(crate) fn new(secrets: Secrets, lifetimes: Lifetimes, metrics: Metrics, latch: Latch) -> Self {
+        Self { secrets, lifetimes, metrics, latch, held: None, fault: None }
     }
 
     /// Waits until there is a CA that can be used.
@@ -49,7 +47,7 @@ impl Follower {
         loop {
             match self.look(Ca::of).await {
                 Some(ca) => {
-                    self.readiness.done(LATCH);
+                    self.latch.open();
                     self.metrics.of_ca(&ca);
                     return ca.into();
                 }
@@ -106,7 +104,7 @@ impl Follower {
         if self.fault != text {
             if let Some(text) = &text {
                 warn!(fault = text, "the CA stays as it was");
-                self.readiness.why(LATCH, text);
+                self.latch.because(text);
             }
             if fault.and_then(SecretsFault::kind) == Some(FaultKind::IssuerUnusable) {
                 self.metrics.reloaded("ca", false);

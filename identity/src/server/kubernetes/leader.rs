@@ -4,11 +4,12 @@
 use std::time::{Duration, SystemTime};
 
 use hauberk_kubernetes::{Leadership, Severity};
+use hauberk_mesh::{ISSUER_SECRET, ROOT_SECRET};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{
-    secrets::{FaultKind, Held, ISSUER_SECRET, ROOT_SECRET, Secrets, SecretsFault},
+    secrets::{FaultKind, Held, Secrets, SecretsFault},
     told::Told,
 };
 use crate::server::{

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use hauberk_mesh::{IDENTITY_ACCOUNT, TRUST_GENERATION_KEY, TRUST_MAP, TRUST_ROOTS_KEY};
+use hauberk_mesh::{IDENTITY_ACCOUNT, ISSUER_SECRET, ROOT_SECRET, TRUST_GENERATION_KEY, TRUST_MAP, TRUST_ROOTS_KEY};
 use k8s_openapi::{
     ByteString,
     api::{
@@ -29,10 +29,6 @@ use crate::{
     },
 };
 
-/// The root's key; only the leader reads it, while it signs an issuer.
-pub(crate) const ROOT_SECRET: &str = "hauberk-identity-root";
-/// Issuer, bundle, generation, and where a rotation stands.
-pub(crate) const ISSUER_SECRET: &str = "hauberk-identity-issuer";
 /// On the Lease: that there is a CA. A Secret that is missing then has been lost.
 const CREATED: &str = "hauberk.dev/ca-created";
 /// Longest wait for one answer of the API server.

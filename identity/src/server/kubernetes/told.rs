@@ -2,10 +2,9 @@
 //! pod's: what strangers say of themselves makes no events in other people's namespaces.
 
 use hauberk_kubernetes::{Event, Events, Severity};
-use hauberk_mesh::IDENTITY_ACCOUNT;
+use hauberk_mesh::{IDENTITY_ACCOUNT, ISSUER_SECRET};
 use k8s_openapi::api::core::v1::ObjectReference;
 
-use super::secrets::ISSUER_SECRET;
 use crate::server::{Proven, Refusal};
 
 /// Tells people. Clones tell together.

@@ -55,7 +55,8 @@ async fn replicas_that_start_together_make_one_ca_and_another_leads_when_the_lea
 
     // An orderly end gives the Lease back.
     other.process.stop().expect("stopped");
-    let leases = Api::<k8s_openapi::api::coordination::v1::Lease>::namespaced(cluster.plane.client(), CONTROL_NAMESPACE);
+    let leases =
+        Api::<k8s_openapi::api::coordination::v1::Lease>::namespaced(cluster.plane.client(), CONTROL_NAMESPACE);
     let lease = leases.get(IDENTITY_ACCOUNT).await.expect("there").spec.expect("written");
     assert_eq!(lease.holder_identity, None, "{lease:?}");
 }
@@ -90,7 +91,8 @@ async fn a_lost_secret_is_a_fault_and_never_a_first_start() {
     }
 
     let server = cluster.replica(0, &[]);
-    let restored = Secret { metadata: kube::core::ObjectMeta { name: Some(ISSUER.to_owned()), ..Default::default() }, ..issuer };
+    let restored =
+        Secret { metadata: kube::core::ObjectMeta { name: Some(ISSUER.to_owned()), ..Default::default() }, ..issuer };
     secrets(&cluster).create(&PostParams::default(), &restored).await.expect("restored");
     server.ready().await;
     server.shows("hauberk_identity_ca_fault{fault=\"issuer-missing\"} 0").await;
