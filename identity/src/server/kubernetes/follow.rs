@@ -16,7 +16,10 @@ use super::secrets::{FaultKind, Secrets, SecretsFault};
 use crate::{
     server::{
         Ca, CaFault, Lifetimes, Metrics,
-        ca::material::{Material, Parts},
+        ca::{
+            self,
+            material::{Material, Parts},
+        },
     },
     volume::hex,
 };
@@ -94,7 +97,12 @@ impl Follower {
             return Ok(None);
         }
         let material = Material::read(&found.parts).map_err(SecretsFault::issuer)?;
-        if material.is_settled() { Ok(Some((material, digest))) } else { Err(SecretsFault::Unsettled) }
+        if material.is_settled() {
+            return Ok(Some((material, digest)));
+        }
+        // What is of no use is never settled.
+        ca::check(&found.parts, &self.lifetimes, SystemTime::now()).map_err(SecretsFault::issuer)?;
+        Err(SecretsFault::Unsettled)
     }
 
     /// Once for each fault, and until it is over in the metrics.

@@ -81,7 +81,10 @@ async fn a_lost_secret_is_a_fault_and_never_a_first_start() {
             server.get("/ready").await.filter(|answer| answer.contains("is missing"))
         })
         .await;
-        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("pending: ca: Secret"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 503") && answer.contains("ca: Secret hauberk-identity-issuer is missing"),
+            "{answer}"
+        );
         assert!(answer.contains(&format!("but {left} says that there was one")), "{answer}");
         server.leads().await;
         server.shows("hauberk_identity_ca_fault{fault=\"issuer-missing\"} 1").await;
