@@ -13,8 +13,11 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use hauberk_lab::{Captured, Netns, Processes, Tcpdump, wait_for};
+use anyhow::{Context, Result, bail};
+use hauberk_lab::{Captured, Netns, Processes, Tcpdump};
+use hauberk_mesh::{
+    CONTROL_NAMESPACE, Connections, DESTINATION_ACCOUNT, IDENTITY_ACCOUNT, LOCAL_ADMIN_PORT, WEBHOOK_ACCOUNT,
+};
 use serde_json::Value;
 
 use crate::{Images, binaries};
@@ -23,6 +26,8 @@ use crate::{Images, binaries};
 const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 /// How long a cluster may take to be there; the image of its nodes is made first where there is none.
 const UP_LIMIT: Duration = Duration::from_secs(600);
+/// The Deployments of the control plane.
+const PARTS: [&str; 3] = [IDENTITY_ACCOUNT, DESTINATION_ACCOUNT, WEBHOOK_ACCOUNT];
 /// MiB of the kernel's buffer for one pod's packets.
 const BUFFER_MIB: u32 = 32;
 /// Nobody listens there; what is sent to it passes the pod's wire.
@@ -69,7 +74,7 @@ impl Kind {
         let mut up = script("up.sh");
         up.arg(name).arg(scripts().join(config));
         run(limited(up, UP_LIMIT)).with_context(|| format!("cannot make the cluster {name}"))?;
-        let dir = binaries::cache()?.join(format!("kubernetes-{}", binaries::KUBERNETES));
+        let dir = state()?;
         let pid = std::fs::read_to_string(dir.join("docker/pid"))?;
         Ok(Self {
             name: name.to_owned(),
@@ -91,6 +96,20 @@ impl Kind {
         let mut load = script("load.sh");
         load.arg(&self.name).args(images.archives());
         run(limited(load, UP_LIMIT))?;
+        Ok(())
+    }
+
+    /// Installs Hauberk as people do, `hauberk install ARGS | kubectl apply -f -`, and waits until it serves.
+    pub fn install(&self, args: &[&str]) -> Result<()> {
+        let mut install = self.command("timeout");
+        install.arg(COMMAND_LIMIT.as_secs().to_string()).arg(hauberk_lab::find_binary("hauberk")?).arg("install");
+        install.args(args);
+        let manifest = run(install)?;
+        self.kubectl_with(&["apply", "--server-side", "-f", "-"], &String::from_utf8(manifest.stdout)?)?;
+        let limit = format!("--timeout={}s", COMMAND_LIMIT.as_secs() - 5);
+        for part in PARTS {
+            self.kubectl(&["rollout", "status", "-n", CONTROL_NAMESPACE, &format!("deployment/{part}"), &limit])?;
+        }
         Ok(())
     }
 
@@ -129,30 +148,48 @@ impl Kind {
         self.kubectl(&[&["exec", "-n", namespace, pod, "-c", container, "--"], command].concat())
     }
 
-    /// Waits for a condition of an object: `pod/web`, `Ready`.
-    pub fn wait(&self, namespace: &str, object: &str, condition: &str) -> Result<()> {
+    /// Waits until objects are as `condition` says: `&["pod", "-l", "app=web"]`, `delete`.
+    pub fn wait(&self, namespace: &str, objects: &[&str], condition: &str) -> Result<()> {
         let (condition, limit) = (format!("--for={condition}"), format!("--timeout={}s", COMMAND_LIMIT.as_secs() - 5));
-        self.kubectl(&["wait", "-n", namespace, object, &condition, &limit])?;
+        self.kubectl(&[&["wait", "-n", namespace, &condition, &limit], objects].concat())?;
         Ok(())
+    }
+
+    /// The one pod that has that label: `app=web`.
+    pub fn pod(&self, namespace: &str, label: &str) -> Result<String> {
+        let name = self.kubectl(&["get", "pods", "-n", namespace, "-l", label, "-o", "name"])?;
+        let mut names = name.lines().filter_map(|line| line.strip_prefix("pod/"));
+        match (names.next(), names.next()) {
+            (Some(name), None) => Ok(name.to_owned()),
+            _ => bail!("not one pod of {namespace} has the label {label}: {name:?}"),
+        }
+    }
+
+    /// The first address of a pod.
+    pub fn ip(&self, namespace: &str, pod: &str) -> Result<IpAddr> {
+        let pod = self.get(&["pod", "-n", namespace, pod])?;
+        Ok(pod["status"]["podIP"].as_str().context("the pod has no address")?.parse()?)
+    }
+
+    /// What a pod's proxy says of its connections. `container` has `curl`.
+    pub fn connections(&self, namespace: &str, pod: &str, container: &str) -> Result<Connections> {
+        let url = format!("http://127.0.0.1:{LOCAL_ADMIN_PORT}/connections");
+        let text = self.exec(namespace, pod, container, &["curl", "-sS", "--fail", "--max-time", "10", &url])?;
+        serde_json::from_str(&text).with_context(|| format!("not the document of connections: {text}"))
     }
 
     /// The network namespace of a node.
     pub fn node(&self, name: &str) -> Result<Netns> {
-        let mut docker = Command::new("docker");
-        let socket = binaries::cache()?.join(format!("kubernetes-{}/docker/sock", binaries::KUBERNETES));
-        docker.env("DOCKER_HOST", format!("unix://{}", socket.display()));
-        docker.args(["inspect", "--format", "{{.State.Pid}}", name]);
-        let pid = String::from_utf8_lossy(&run(limited(docker, COMMAND_LIMIT))?.stdout).trim().parse()?;
+        let pid = docker(&["inspect", "--format", "{{.State.Pid}}", name])?.trim().parse()?;
         Netns::of(pid)
     }
 
     /// Begins to capture every packet of a pod, on the node's end of its wire. `container` has `cat`.
     pub fn capture(&self, namespace: &str, pod: &str, container: &str) -> Result<PodCapture> {
-        let status = self.get(&["pod", "-n", namespace, pod])?;
-        let node = status["spec"]["nodeName"].as_str().context("the pod is on no node")?;
-        let ip: IpAddr = status["status"]["podIP"].as_str().context("the pod has no address")?.parse()?;
+        let ip = self.ip(namespace, pod)?;
+        let node = self.kubectl(&["get", "pod", "-n", namespace, pod, "-o", "jsonpath={.spec.nodeName}"])?;
         let index = self.exec(namespace, pod, container, &["cat", "/sys/class/net/eth0/iflink"])?;
-        let node = self.node(node)?;
+        let node = self.node(&node)?;
         let device = device(&node, index.trim())?;
         let name = format!("tcpdump-{}-{pod}", self.captures.fetch_add(1, Ordering::Relaxed));
         let tcpdump = Tcpdump::start(&self.processes, &name, node.command("tcpdump", None), &device, BUFFER_MIB)?;
@@ -182,7 +219,7 @@ impl Kind {
 impl Drop for Kind {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", self.report(&[hauberk_mesh::CONTROL_NAMESPACE]));
+            eprintln!("{}", self.report(&[CONTROL_NAMESPACE]));
         }
         self.processes.end();
         if let Some(keeper) = self.keeper.take() {
@@ -233,19 +270,36 @@ impl PodCapture {
     }
 }
 
+/// The containers that are nodes of the cluster `name`; none if the engine does not run.
+pub fn nodes_of(name: &str) -> Result<Vec<String>> {
+    if !state()?.join("docker/sock").exists() {
+        return Ok(Vec::new());
+    }
+    let filter = format!("label=io.x-k8s.kind.cluster={name}");
+    let names = docker(&["ps", "--all", "--filter", &filter, "--format", "{{.Names}}"])?;
+    Ok(names.lines().map(str::to_owned).collect())
+}
+
+fn docker(args: &[&str]) -> Result<String> {
+    let mut docker = Command::new("docker");
+    docker.env("DOCKER_HOST", format!("unix://{}", state()?.join("docker/sock").display())).args(args);
+    Ok(String::from_utf8(run(limited(docker, COMMAND_LIMIT))?.stdout)?)
+}
+
+/// Where the scripts keep what they made.
+fn state() -> Result<PathBuf> {
+    Ok(binaries::cache()?.join(format!("kubernetes-{}", binaries::KUBERNETES)))
+}
+
 /// The name of the device with that index in `node`.
 fn device(node: &Netns, index: &str) -> Result<String> {
-    let output = run(node_ip(node))?;
+    let mut ip = node.command("ip", None);
+    ip.args(["-j", "link"]);
+    let output = run(ip)?;
     let devices: Vec<Value> = serde_json::from_slice(&output.stdout)?;
     let found = devices.iter().find(|device| device["ifindex"].to_string() == index);
     let name = found.and_then(|device| device["ifname"].as_str());
     name.map(str::to_owned).with_context(|| format!("the node has no device {index}"))
-}
-
-fn node_ip(node: &Netns) -> Command {
-    let mut command = node.command("ip", None);
-    command.args(["-j", "link"]);
-    command
 }
 
 fn scripts() -> &'static Path {
@@ -278,9 +332,9 @@ fn run_with(mut command: Command, input: &str) -> Result<Output> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("cannot run {shown}"))?;
     let mut stdin = child.stdin.take().expect("stdin is piped");
-    let (input, writer) = (input.to_owned(), std::thread::spawn);
+    let input = input.to_owned();
     // On its own: both may be longer than a pipe.
-    let writer = writer(move || stdin.write_all(input.as_bytes()));
+    let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
     let output = child.wait_with_output()?;
     // Who ends without reading has said why.
     let _ = writer.join();

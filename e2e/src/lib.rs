@@ -15,5 +15,5 @@ mod options;
 pub use binaries::{KUBERNETES, find as find_binary};
 pub use control_plane::ControlPlane;
 pub use images::Images;
-pub use kind::{Kind, PodCapture, Shape};
+pub use kind::{Kind, PodCapture, Shape, nodes_of};
 pub use options::ControlPlaneOptions;
