@@ -115,7 +115,7 @@ mod tests {
         ] {
             assert_eq!(Quantity::parse(one), Quantity::parse(other), "{one} {other}");
         }
-        assert!(Quantity::parse("24Mi") < Quantity::parse("25M"));
+        assert!(Quantity::parse("25M") < Quantity::parse("24Mi"));
         assert_eq!(Quantity::of(&serde_json::json!(0.5)), Quantity::parse("500m").ok());
     }
 

@@ -17,7 +17,9 @@ pub(super) fn cluster() -> Cluster {
 
 /// A namespace that has joined, with more labels.
 pub(super) fn namespace(labels: &[(&str, &str)], annotations: &[(&str, &str)]) -> Namespace {
-    let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| (format!("hauberk.dev/{key}"), (*value).to_owned())).collect();
+    let map = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(key, value)| (format!("hauberk.dev/{key}"), (*value).to_owned())).collect()
+    };
     Namespace { name: "shop".to_owned(), labels: map(labels), annotations: map(annotations) }
 }
 
@@ -41,7 +43,8 @@ fn patched(pod: &Value, outcome: Outcome) -> Value {
 fn a_pod_joins_with_a_native_sidecar_and_twice_is_once() {
     let namespace = namespace(&[("inject", "enabled")], &[]);
     let once = patched(&pod(), decide_in(&pod(), &namespace));
-    let names: Vec<_> = once["spec"]["initContainers"].as_array().expect("there").iter().map(|it| &it["name"]).collect();
+    let names: Vec<_> =
+        once["spec"]["initContainers"].as_array().expect("there").iter().map(|it| &it["name"]).collect();
     assert_eq!(names, ["hauberk-init", "hauberk-proxy"]);
     let Outcome::Inject(again) = decide_in(&once, &namespace) else { panic!("not injected") };
     assert_eq!(again.patch, Patch::default());
