@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::{Bucket, Rate};
+
 /// How much is told. Strangers can cause events, so these bound what they can make of us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
@@ -15,10 +17,10 @@ pub(crate) struct Limits {
     pub(crate) idle: Duration,
     /// Repetitions of one event are told at most this often.
     pub(crate) repeats: Duration,
-    /// All namespaces together: calls at once, and the time after which one more may be made.
-    pub(crate) all: (u32, Duration),
-    /// One namespace.
-    pub(crate) namespace: (u32, Duration),
+    /// Calls for all namespaces together.
+    pub(crate) all: Rate,
+    /// For one namespace.
+    pub(crate) namespace: Rate,
 }
 
 impl Default for Limits {
@@ -28,8 +30,8 @@ impl Default for Limits {
             remembered: 4096,
             idle: Duration::from_secs(360),
             repeats: Duration::from_secs(60),
-            all: (200, Duration::from_millis(200)),
-            namespace: (50, Duration::from_secs(1)),
+            all: Rate { burst: 200, every: Duration::from_millis(200) },
+            namespace: Rate { burst: 50, every: Duration::from_secs(1) },
         }
     }
 }
@@ -86,7 +88,7 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     pub(crate) fn new(limits: Limits, now: Instant) -> Self {
-        Self { limits, entries: HashMap::new(), all: Bucket::full(limits.all, now), namespaces: HashMap::new() }
+        Self { limits, entries: HashMap::new(), all: Bucket::new(limits.all, now), namespaces: HashMap::new() }
     }
 
     /// An event happened; `object` is the name it gets if it is new.
@@ -110,13 +112,13 @@ impl Ledger {
         let mut due = Vec::new();
         for (key, entry) in &mut self.entries {
             let untold = entry.count > entry.told;
-            if untold && now.duration_since(entry.told_at) >= repeats && self.all.take(self.limits.all, now) {
+            if untold && now.duration_since(entry.told_at) >= repeats && self.all.take(now) {
                 (entry.told, entry.told_at) = (entry.count, now);
                 due.push(Repetition { key: key.clone(), object: entry.object.clone(), count: entry.count });
             }
         }
         self.entries.retain(|_, entry| now.duration_since(entry.seen_at) < idle);
-        self.namespaces.retain(|_, bucket| !bucket.is_full(self.limits.namespace, now));
+        self.namespaces.retain(|_, bucket| !bucket.is_full(now));
         due
     }
 
@@ -128,45 +130,8 @@ impl Ledger {
     fn may_call(&mut self, namespace: &str, now: Instant) -> bool {
         let limit = self.limits.namespace;
         // Full buckets are swept, and each that is not cost a call, so that they are no more than the calls of a while.
-        let bucket = self.namespaces.entry(namespace.to_owned()).or_insert_with(|| Bucket::full(limit, now));
-        bucket.peek(limit, now) && self.all.take(self.limits.all, now) && bucket.take(limit, now)
-    }
-}
-
-/// A token bucket.
-#[derive(Debug)]
-struct Bucket {
-    tokens: f64,
-    at: Instant,
-}
-
-impl Bucket {
-    fn full((most, _): (u32, Duration), now: Instant) -> Self {
-        Self { tokens: f64::from(most), at: now }
-    }
-
-    fn take(&mut self, limit: (u32, Duration), now: Instant) -> bool {
-        let enough = self.peek(limit, now);
-        if enough {
-            self.tokens -= 1.0;
-        }
-        enough
-    }
-
-    fn peek(&mut self, limit: (u32, Duration), now: Instant) -> bool {
-        self.refill(limit, now);
-        self.tokens >= 1.0
-    }
-
-    fn is_full(&mut self, limit: (u32, Duration), now: Instant) -> bool {
-        self.refill(limit, now);
-        self.tokens >= f64::from(limit.0)
-    }
-
-    fn refill(&mut self, (most, every): (u32, Duration), now: Instant) {
-        let gained = now.duration_since(self.at).as_secs_f64() / every.as_secs_f64();
-        self.tokens = (self.tokens + gained).min(f64::from(most));
-        self.at = now;
+        let bucket = self.namespaces.entry(namespace.to_owned()).or_insert_with(|| Bucket::new(limit, now));
+        bucket.has(now) && self.all.take(now) && bucket.take(now)
     }
 }
 
@@ -192,8 +157,8 @@ mod tests {
             remembered: 8,
             idle: Duration::from_secs(360),
             repeats: Duration::from_secs(60),
-            all: (6, Duration::from_secs(1)),
-            namespace: (3, Duration::from_secs(2)),
+            all: Rate { burst: 6, every: Duration::from_secs(1) },
+            namespace: Rate { burst: 3, every: Duration::from_secs(2) },
         }
     }
 
@@ -254,7 +219,7 @@ mod tests {
                     calls += u32::try_from(ledger.due(now).len()).expect("few");
                 }
                 prop_assert!(ledger.entries.len() <= limits.remembered);
-                let most = f64::from(limits.all.0) + now.duration_since(start).as_secs_f64();
+                let most = f64::from(limits.all.burst) + now.duration_since(start).as_secs_f64();
                 prop_assert!(f64::from(calls) <= most + 1e-6, "{calls} calls, at most {most}");
             }
         }
