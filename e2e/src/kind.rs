@@ -297,7 +297,8 @@ fn device(node: &Netns, index: &str) -> Result<String> {
     ip.args(["-j", "link"]);
     let output = run(ip)?;
     let devices: Vec<Value> = serde_json::from_slice(&output.stdout)?;
-    let found = devices.iter().find(|device| device["ifindex"].to_string() == index);
+    let index: u64 = index.parse().with_context(|| format!("not the index of a device: {index:?}"))?;
+    let found = devices.iter().find(|device| device["ifindex"] == index);
     let name = found.and_then(|device| device["ifname"].as_str());
     name.map(str::to_owned).with_context(|| format!("the node has no device {index}"))
 }
