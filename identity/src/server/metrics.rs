@@ -119,3 +119,33 @@ impl Metrics {
         self.leads.set(leads.into());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    const DOCUMENT: &str = include_str!("../../../docs/metrics-control-plane.md");
+
+    #[test]
+    fn the_document_lists_exactly_the_metrics_reasons_and_faults() {
+        let mut registry = Registry::default();
+        Metrics::register(&mut registry);
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("a String takes everything");
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let suffix = |kind| if kind == "counter" { "_total" } else { "" };
+        let written: BTreeSet<_> = types.map(|(name, kind)| format!("| `{name}{}` | {kind} |", suffix(kind))).collect();
+        let rows = DOCUMENT.lines().filter(|line| line.starts_with("| `hauberk_identity_"));
+        let documented: BTreeSet<_> = rows
+            .map(|row| row.split_inclusive('|').take(3).collect::<String>())
+            .collect();
+        assert_eq!(documented, written);
+        for label in Refusal::REASONS.iter().copied().chain(FaultKind::ALL.map(FaultKind::label)) {
+            assert!(DOCUMENT.contains(&format!("`{label}`")), "{label}");
+        }
+    }
+}
