@@ -1,3 +1,4 @@
 //! The injector: decides what a pod needs, and answers the API server.
 
+pub mod inject;
 pub mod registration;
