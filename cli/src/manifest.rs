@@ -8,4 +8,4 @@ mod targets;
 
 pub(crate) use documents::{parse, split};
 pub(crate) use edit::{Change, edit};
-pub(crate) use targets::{Kind, Target, targets};
+pub(crate) use targets::{Kind, Target, at, targets};

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use anyhow::{Result, anyhow};
-use hauberk_mesh::{INJECT_KEY, TLS_KEY, TlsMode};
+use anyhow::{Result, anyhow, bail};
+use hauberk_mesh::{INJECT_KEY, PROXY_CONTAINER, TLS_KEY, TlsMode};
 use serde_json::Value;
 
-use crate::manifest::{Change, Kind, Target, edit, parse, split, targets};
+use crate::manifest::{Change, Kind, Target, at, edit, parse, split, targets};
 
 /// What the workloads of a manifest are to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,10 +42,11 @@ pub(crate) fn change(manifest: &str, wish: &Wish) -> Result<Changed> {
     let mut changed = Changed { text: String::new(), outcomes: Vec::new() };
     for (i, document) in split(manifest).into_iter().enumerate() {
         changed.text += &document.separator;
-        let value = parse(&document.text).map_err(|why| anyhow!("document {}: {why}", i + 1))?;
+        let mut value = parse(&document.text).map_err(|why| anyhow!("document {}: {why}", i + 1))?;
         let mut changes = Vec::new();
         for target in targets(&value) {
-            let (what, of_target) = decide(&target, &value, wish);
+            let Some(object) = at(&mut value, &target.path) else { continue };
+            let (what, of_target) = decide(&target, object, wish).map_err(|why| anyhow!("{}: {why}", target.name))?;
             changed.outcomes.push(Outcome { name: target.name.clone(), what });
             changes.extend(of_target);
         }
@@ -72,12 +73,7 @@ pub(crate) fn join(all: &mut String, text: &str) {
     all.push_str(text);
 }
 
-fn decide(target: &Target, document: &Value, wish: &Wish) -> (String, Vec<Change>) {
-    let object = target.path.iter().try_fold(document, |value, step| match value {
-        Value::Array(items) => items.get(step.parse::<usize>().ok()?),
-        other => other.get(step),
-    });
-    let object = object.unwrap_or(&Value::Null);
+fn decide(target: &Target, object: &Value, wish: &Wish) -> Result<(String, Vec<Change>)> {
     let set = |field: &'static str, key: &'static str| object["metadata"][field][key].as_str();
     let change = |field, key, value: Option<&str>| Change {
         path: target.path.clone(),
@@ -87,7 +83,7 @@ fn decide(target: &Target, document: &Value, wish: &Wish) -> (String, Vec<Change
     };
     // The mode of a namespace is a label, for the API server selects by it; that of a pod is an annotation.
     let mode = if target.kind == Kind::Namespace { "labels" } else { "annotations" };
-    match wish {
+    Ok(match wish {
         Wish::Join { .. } if object["spec"]["hostNetwork"] == true => {
             ("left as it is: pods in the network of their node cannot join the mesh".to_owned(), Vec::new())
         }
@@ -104,6 +100,10 @@ fn decide(target: &Target, document: &Value, wish: &Wish) -> (String, Vec<Change
                 changes,
             )
         }
+        Wish::Leave if has_proxy(object) => bail!(
+            "the whole injection is written into it (--manual), and what stood there before is not known any more: take \
+             the manifest that it was made from"
+        ),
         Wish::Leave if set("labels", INJECT_KEY) == Some("disabled") => {
             (format!("left as it is: it says {INJECT_KEY}: disabled"), Vec::new())
         }
@@ -111,7 +111,12 @@ fn decide(target: &Target, document: &Value, wish: &Wish) -> (String, Vec<Change
             let changes = vec![change("labels", INJECT_KEY, None), change(mode, TLS_KEY, None)];
             (if set("labels", INJECT_KEY).is_some() { "label removed" } else { "had no label" }.to_owned(), changes)
         }
-    }
+    })
+}
+
+fn has_proxy(object: &Value) -> bool {
+    let containers = ["initContainers", "containers"].into_iter().filter_map(|list| object["spec"][list].as_array());
+    containers.flatten().any(|container| container["name"] == PROXY_CONTAINER)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::{fmt::Write, net::IpAddr, str::FromStr};
 use anyhow::{Result, anyhow, bail};
 use hauberk_kubernetes::{MeshConfig, PullPolicy};
 use hauberk_mesh::KEY_PREFIX;
+use hauberk_webhook::inject::SETTINGS;
 
 /// One `key=value`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +76,10 @@ impl Setting {
         if let Some(annotation) = key.strip_prefix(DEFAULTS) {
             if !annotation.starts_with(KEY_PREFIX) {
                 bail!("--set {key}={value}: write defaults.{KEY_PREFIX}… for the default of an annotation");
+            }
+            if !SETTINGS.iter().any(|setting| setting.key() == annotation) {
+                let names: Vec<_> = SETTINGS.iter().map(|setting| setting.name).collect();
+                bail!("--set {key}={value}: there is no such annotation; {KEY_PREFIX}… may be {}", names.join(", "));
             }
             config.defaults.insert(annotation.to_owned(), value.clone());
             return Ok(());
@@ -194,6 +199,7 @@ mod tests {
             ("highAvailability=yes", "--set highAvailability=yes"),
             ("proxyResources.cpuLimit=many", "write a quantity, such as 100m or 64Mi"),
             ("proxyResources.cpuRequest=", "write a quantity"),
+            ("defaults.hauberk.dev/lgo=debug", "there is no such annotation; hauberk.dev/… may be inject, tls"),
             ("defaults.log=debug", "write defaults.hauberk.dev/…"),
             ("tls", "write KEY=VALUE"),
         ] {

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{
     documents::parse,
     node::{Body, Key, Node},
+    targets::at,
 };
 
 /// What is to be so in `metadata.<field>` of the object at `path`.
@@ -56,12 +57,7 @@ pub(crate) fn edit(text: &str, changes: &[Change]) -> Result<Edited, String> {
 impl Change {
     /// What the change means.
     fn apply(&self, document: &mut Value) {
-        let owner = self.path.iter().try_fold(document, |value, step| match value {
-            Value::Array(items) => step.parse::<usize>().ok().and_then(|i| items.get_mut(i)),
-            Value::Object(map) => map.get_mut(step),
-            _ => None,
-        });
-        let Some(owner) = owner.and_then(Value::as_object_mut) else { return };
+        let Some(owner) = at(document, &self.path).and_then(Value::as_object_mut) else { return };
         match &self.value {
             Some(value) => {
                 let metadata = child(owner, "metadata");

@@ -49,6 +49,14 @@ pub(crate) fn targets(document: &Value) -> Vec<Target> {
     found
 }
 
+/// What stands at a path.
+pub(crate) fn at<'a>(document: &'a mut Value, path: &[String]) -> Option<&'a mut Value> {
+    path.iter().try_fold(document, |value, step| match value {
+        Value::Array(items) => items.get_mut(step.parse::<usize>().ok()?),
+        other => other.get_mut(step),
+    })
+}
+
 fn collect(object: &Value, path: Vec<String>, found: &mut Vec<Target>) {
     let text = |key: &str| object[key].as_str().unwrap_or_default();
     let (group, kind) = (text("apiVersion").split_once('/').map_or("", |(group, _)| group), text("kind"));
