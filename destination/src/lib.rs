@@ -3,6 +3,7 @@
 
 mod admin;
 mod answer;
+mod choice;
 mod from_mesh;
 mod hub;
 mod index;
@@ -13,12 +14,15 @@ mod server;
 mod service;
 mod slots;
 mod source;
+mod subject;
 #[cfg(test)]
 mod testing;
+mod told;
 
 pub use answer::{Answer, Endpoint};
+pub use choice::Caller;
 pub use hub::{Hub, Subscription};
-pub use index::{Backend, ClusterNetworks, Index, Mesh, Pod, Service, ServiceName, Subject, Topic};
+pub use index::{Change, Index};
 pub use messages::{profile, updates};
 pub use metrics::Metrics;
 pub use query::{InvalidQuery, Query};
@@ -26,3 +30,8 @@ pub use server::{Config, run, serve};
 pub use service::Api;
 pub use slots::Bounds;
 pub use source::{InvalidSource, MeshSource};
+pub use subject::{
+    Backend, Backends, ClusterNetworks, Front, Hints, HostPort, Mesh, Place, Pod, Port, Service, ServiceName, Subject,
+    Topic, Way,
+};
+pub use told::{Resolved, Told};
