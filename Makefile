@@ -12,7 +12,7 @@ export CARGO_TERM_COLOR := never
 DENY := $(HAUBERK_CACHE)/tools/bin/cargo-deny
 BIN := $(CARGO_TARGET_DIR)/debug
 
-.PHONY: help setup setup-lint build demo test bench lint fmt clippy doc deny proof tree
+.PHONY: help setup setup-lint build kubernetes demo test bench lint fmt clippy doc deny proof tree
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -26,11 +26,14 @@ setup-lint: setup ## Install what lint needs: rustfmt, clippy, cargo-deny
 build: setup ## Build everything
 	cargo build --locked --workspace --bins
 
+kubernetes: setup ## Build upstream's Kubernetes for the tests, once (needs Go)
+	@e2e/kind/build.sh
+
 demo: build ## Run a small mesh on this machine and show what is encrypted (root); STAY=1 keeps it up
 	$(BIN)/hauberk demo $(if $(STAY),--stay)
 
 # The binaries first: tests start them as processes, and cargo builds only those of a test's own package.
-test: build ## Run every test (root), then check that those which docs/proof.toml names did run
+test: build kubernetes ## Run every test (root), then check that those which docs/proof.toml names did run
 	cargo test --locked --workspace 2>&1 | tee $(HAUBERK_CACHE)/test.log
 	$(BIN)/proof ran $(HAUBERK_CACHE)/test.log
 
