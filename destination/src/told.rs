@@ -29,8 +29,11 @@ pub struct Resolved {
 pub struct Told {
     answer: Answer,
     /// The answer that most streams come from, and the way.
-    step: Mutex<Option<(Weak<Told>, Arc<[Update]>)>>,
+    step: Mutex<Option<Step>>,
 }
+
+/// From an answer, the messages that lead to the next.
+type Step = (Weak<Told>, Arc<[Update]>);
 
 impl Resolved {
     pub(crate) fn new(subject: Option<Subject>) -> Arc<Self> {
