@@ -13,6 +13,7 @@ mod net;
 #[macro_use]
 mod terms;
 mod probe;
+mod service_links;
 mod spec;
 
 pub use connection::{Close, Connection, Connections, TlsDetails};
