@@ -166,20 +166,24 @@ fn bind(tls: TlsMode) -> Result<Listeners, RunError> {
         if role == Role::Mesh && tls == TlsMode::Disabled {
             continue;
         }
-        let bound = bind_families(ips, port)?;
+        let bound = bind_families(ips, port, |addr| socket::listen_tuned(addr, role != Role::Mesh))?;
         listeners.serving.extend(bound.into_iter().map(|listener| (listener, role)));
     }
     for (ips, port, audience) in [(any, ADMIN_PORT, Audience::Everyone), (local, LOCAL_ADMIN_PORT, Audience::Local)] {
-        let bound = bind_families(ips, port)?;
+        let bound = bind_families(ips, port, socket::listen)?;
         listeners.admin.extend(bound.into_iter().map(|listener| (listener, audience)));
     }
     Ok(listeners)
 }
 
-fn bind_families(ips: [IpAddr; 2], port: u16) -> Result<Vec<TcpListener>, RunError> {
+fn bind_families(
+    ips: [IpAddr; 2],
+    port: u16,
+    listen: impl Fn(SocketAddr) -> io::Result<TcpListener>,
+) -> Result<Vec<TcpListener>, RunError> {
     let mut bound = Vec::new();
     for addr in ips.map(|ip| SocketAddr::new(ip, port)) {
-        match socket::listen(addr) {
+        match listen(addr) {
             Ok(listener) => bound.push(listener),
             Err(error) if addr.is_ipv6() && no_ipv6(&error) => {}
             Err(error) => return Err(RunError::Listen { addr, error }),

@@ -30,6 +30,8 @@ mod grpc;
 mod idle;
 #[path = "mesh/ipv6.rs"]
 mod ipv6;
+#[path = "mesh/killed.rs"]
+mod killed;
 #[path = "mesh/labels.rs"]
 mod labels;
 #[path = "mesh/last_words.rs"]
