@@ -48,6 +48,8 @@ mod peers;
 mod places;
 #[path = "mesh/postgresql.rs"]
 mod postgresql;
+#[path = "mesh/probes.rs"]
+mod probes;
 #[path = "mesh/reasons.rs"]
 mod reasons;
 #[path = "mesh/redis.rs"]
