@@ -18,6 +18,8 @@ mod bypass;
 mod certificate;
 #[path = "mesh/common.rs"]
 mod common;
+#[path = "mesh/drain.rs"]
+mod drain;
 #[path = "mesh/endings.rs"]
 mod endings;
 #[path = "mesh/evidence.rs"]
@@ -58,6 +60,8 @@ mod redis;
 mod required;
 #[path = "mesh/reuse.rs"]
 mod reuse;
+#[path = "mesh/rollout.rs"]
+mod rollout;
 #[path = "mesh/scene.rs"]
 mod scene;
 #[path = "mesh/series.rs"]
