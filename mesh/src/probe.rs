@@ -80,6 +80,15 @@ pub enum ProbeAction {
     },
 }
 
+impl ProbeAction {
+    /// The port that is asked.
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::HttpGet { port, .. } | Self::TcpSocket { port, .. } | Self::Grpc { port, .. } => *port,
+        }
+    }
+}
+
 impl Probe {
     /// How long it may take, if it says so.
     pub fn timeout(&self) -> Option<Duration> {
