@@ -140,9 +140,7 @@ mod tests {
         let suffix = |kind| if kind == "counter" { "_total" } else { "" };
         let written: BTreeSet<_> = types.map(|(name, kind)| format!("| `{name}{}` | {kind} |", suffix(kind))).collect();
         let rows = DOCUMENT.lines().filter(|line| line.starts_with("| `hauberk_identity_"));
-        let documented: BTreeSet<_> = rows
-            .map(|row| row.split_inclusive('|').take(3).collect::<String>())
-            .collect();
+        let documented: BTreeSet<_> = rows.map(|row| row.split_inclusive('|').take(3).collect::<String>()).collect();
         assert_eq!(documented, written);
         for label in Refusal::REASONS.iter().copied().chain(FaultKind::ALL.map(FaultKind::label)) {
             assert!(DOCUMENT.contains(&format!("`{label}`")), "{label}");
