@@ -95,9 +95,8 @@ impl Change {
             Some(value) => self.insertion(text, levels, value)?,
             None => self.removal(text, levels)?,
         };
-        let mut text = text.to_owned();
-        text.replace_range(splice.0, &splice.1);
-        Some(text)
+        let (before, after) = (text.get(..splice.0.start)?, text.get(splice.0.end..)?);
+        (splice.0.start <= splice.0.end).then(|| format!("{before}{}{after}", splice.1))
     }
 
     /// Into the innermost of the three mappings that is there.
@@ -120,7 +119,7 @@ impl Change {
     fn into_lines(&self, text: &str, (key, node): Level<'_>, missing: &[&str], value: &str) -> Option<Splice> {
         let key = key?;
         let line = line_of(text, key.start);
-        let rest = text[key.end..line.end].trim_start_matches(['"', '\'', ' ']).strip_prefix(':')?.trim();
+        let rest = text.get(key.end..line.end)?.trim_start_matches(['"', '\'', ' ']).strip_prefix(':')?.trim();
         if !(rest.is_empty() || rest.starts_with(['#', '&'])) {
             return None;
         }
@@ -147,7 +146,7 @@ impl Change {
         let entry = format!("{}{colon}{}", word(self.key), word(value));
         let entry = missing.iter().rev().fold(entry, |inner, key| format!("{}{colon}{{{inner}}}", word(key)));
         let Some((first, _)) = node.entries().first() else { return (at..at, entry) };
-        let space = &text[at..first.start];
+        let space = text.get(at..first.start).unwrap_or_default();
         let between = if space.contains('\n') || colon == ":" { "" } else { " " };
         // The first key's own space comes before ours, and what stands between comes before the first key.
         if space.trim().is_empty() && !space.is_empty() {

@@ -129,11 +129,14 @@ async fn the_whole_injection_is_written_with_what_the_cluster_knows_and_is_taken
     assert_eq!((told.tls.as_str(), told.identity.namespace()), ("required", "shop"));
     assert_eq!(told.networks.to_string(), "10.244.0.0/16,10.96.0.0/16");
     assert_eq!(told.trust_roots.trim(), plane.ca_pem().trim());
-    let ip = kubectl(&plane, &["get", "svc", "-n", "hauberk", "hauberk-identity", "-o", "jsonpath={.spec.clusterIP}"], "").printed();
+    let ip =
+        kubectl(&plane, &["get", "svc", "-n", "hauberk", "hauberk-identity", "-o", "jsonpath={.spec.clusterIP}"], "")
+            .printed();
     assert_eq!(told.identity_addr.to_string(), format!("{ip}:8080"));
     let cpu = &live["spec"]["template"]["spec"]["initContainers"][1]["resources"]["requests"]["cpu"];
     assert_eq!(cpu, "7m");
 
-    let refused = hauberk_reads(&plane, &["uninject", "-"], &injected).refused();
-    assert!(refused.contains("deployment/web: the whole injection is written into it"), "{refused}");
+    let without = hauberk_reads(&plane, &["uninject", "-"], &injected).printed();
+    assert!(!without.contains("hauberk-proxy") && !without.contains("hauberk.dev/inject: enabled"), "{without}");
+    kubectl(&plane, &["create", "--dry-run=client", "-f", "-"], &without).printed();
 }
