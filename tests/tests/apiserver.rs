@@ -11,3 +11,7 @@ mod cli_install;
 mod cli_uninstall;
 #[path = "apiserver/control_plane.rs"]
 mod control_plane;
+#[path = "apiserver/identity.rs"]
+mod identity;
+#[path = "apiserver/lease.rs"]
+mod lease;
