@@ -122,7 +122,10 @@ mod tests {
         assert_eq!(parse(&without.text), Ok(before));
         assert_eq!(without.outcomes[0].to_string(), "deployment/web: proxy removed, label removed");
         let error = change(&injected.replace("HAUBERK_PROBES", "HAUBERK_LIMITS"), &Wish::Leave).expect_err("not known");
-        assert!(format!("{error:#}").contains("deployment/web: container web: its proxy does not say"), "{error:#}");
+        assert!(
+            format!("{error:#}").contains("deployment/web: container sidecar: its proxy does not say"),
+            "{error:#}"
+        );
     }
 
     #[test]
