@@ -141,7 +141,10 @@ impl ProxySpec {
         if self.probes.is_empty() {
             return String::new();
         }
-        serde_json::to_string(&self.probes).expect("probes hold nothing that JSON cannot")
+        let json = serde_json::to_string(&self.probes).expect("probes hold nothing that JSON cannot");
+        // kubelet would take $(NAME) in the value of a variable for another variable, and $$ for $. In JSON a $ can only
+        // be part of a string, where it may be written as its number.
+        json.replace('$', "\\u0024")
     }
 
     /// The environment that [`ProxySpec::from_env`] reads back; empty values are left out.
@@ -172,10 +175,11 @@ impl ProxySpec {
         all.into_iter().filter(|(_, value)| !value.is_empty()).collect()
     }
 
-    /// Reads the variables that start with `HAUBERK_`; others are not ours. Every error names the variable.
+    /// Reads the variables that start with `HAUBERK_`; others are not ours, nor are those that kubelet sets for a Service
+    /// of the pod's namespace whose name starts so. Every error names the variable.
     pub fn from_env(vars: impl IntoIterator<Item = (String, String)>) -> Result<Self, InvalidSpec> {
         let vars: Vec<_> = vars.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
-        if let Some((name, _)) = vars.iter().find(|(name, _)| !ALL.contains(&name.as_str())) {
+        if let Some((name, _)) = vars.iter().find(|(name, _)| !ALL.contains(&name.as_str()) && !is_service_link(name)) {
             return Err(InvalidSpec::Unknown(name.clone()));
         }
         let env = Env(&vars);
@@ -258,6 +262,16 @@ const ALL: [&str; 20] = [
     PROBES,
     LIMITS,
 ];
+
+/// `HAUBERK_X_SERVICE_HOST`, `…_SERVICE_PORT`, `…_SERVICE_PORT_HTTP`, `…_PORT`, `…_PORT_80_TCP`, `…_PORT_80_TCP_ADDR`:
+/// what kubelet sets for a Service `hauberk-x`. None of ours looks like these.
+fn is_service_link(name: &str) -> bool {
+    let numbered = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.ends_with("_PORT")
+        || name.split("_PORT_").skip(1).any(numbered)
+}
 
 struct Env<'a>(&'a [(String, String)]);
 
@@ -386,6 +400,23 @@ mod tests {
         }
         let unknown = valid.iter().cloned().chain([("HAUBERK_TSL".to_owned(), "required".to_owned())]);
         assert_eq!(ProxySpec::from_env(unknown), Err(InvalidSpec::Unknown("HAUBERK_TSL".to_owned())));
+    }
+
+    #[test]
+    fn variables_of_a_service_whose_name_starts_like_ours_are_not_ours() {
+        let vars = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP", "PORT_80_TCP_ADDR"]
+            .map(|name| (format!("HAUBERK_IDENTITY_{name}"), "tcp://10.2.0.9:80".to_owned()));
+        assert_eq!(ProxySpec::from_env(env(&spec()).into_iter().chain(vars)), Ok(spec()));
+        assert!(ALL.iter().all(|name| !is_service_link(name)));
+    }
+
+    #[test]
+    fn kubelet_finds_no_variable_to_expand_in_a_probe() {
+        let mut spec = spec();
+        let action = ProbeAction::Grpc { port: 1, service: "$(HOME) $$x".to_owned() };
+        spec.probes = vec![Probe { action, ..probes().remove(0) }];
+        assert!(env(&spec).iter().all(|(_, value)| !value.contains('$')));
+        assert_eq!(ProxySpec::from_env(env(&spec)), Ok(spec));
     }
 
     proptest! {
