@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     Egress, Exception, IdentityName, InvalidLimits, Limits, Networks, PROXY_UID, PortSet, Probe, TlsMode, TrustDomain,
+    service_links::is_service_link,
 };
 
 /// A variable that is missing or not valid.
@@ -175,11 +176,12 @@ impl ProxySpec {
         all.into_iter().filter(|(_, value)| !value.is_empty()).collect()
     }
 
-    /// Reads the variables that start with `HAUBERK_`; others are not ours, nor are those that kubelet sets for a Service
-    /// of the pod's namespace whose name starts so. Every error names the variable.
+    /// Reads the variables that start with `HAUBERK_`; others are not ours, nor are those that kubelet makes of Services
+    /// whose name starts so. Every error names the variable.
     pub fn from_env(vars: impl IntoIterator<Item = (String, String)>) -> Result<Self, InvalidSpec> {
-        let vars: Vec<_> = vars.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
-        if let Some((name, _)) = vars.iter().find(|(name, _)| !ALL.contains(&name.as_str()) && !is_service_link(name)) {
+        let ours = |name: &str| name.starts_with(PREFIX) && !is_service_link(name);
+        let vars: Vec<_> = vars.into_iter().filter(|(name, _)| ours(name)).collect();
+        if let Some((name, _)) = vars.iter().find(|(name, _)| !ALL.contains(&name.as_str())) {
             return Err(InvalidSpec::Unknown(name.clone()));
         }
         let env = Env(&vars);
@@ -262,16 +264,6 @@ const ALL: [&str; 20] = [
     PROBES,
     LIMITS,
 ];
-
-/// `HAUBERK_X_SERVICE_HOST`, `…_SERVICE_PORT`, `…_SERVICE_PORT_HTTP`, `…_PORT`, `…_PORT_80_TCP`, `…_PORT_80_TCP_ADDR`:
-/// what kubelet sets for a Service `hauberk-x`. None of ours looks like these.
-fn is_service_link(name: &str) -> bool {
-    let numbered = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
-    name.ends_with("_SERVICE_HOST")
-        || name.contains("_SERVICE_PORT")
-        || name.ends_with("_PORT")
-        || name.split("_PORT_").skip(1).any(numbered)
-}
 
 struct Env<'a>(&'a [(String, String)]);
 
@@ -403,11 +395,11 @@ mod tests {
     }
 
     #[test]
-    fn variables_of_a_service_whose_name_starts_like_ours_are_not_ours() {
-        let vars = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP", "PORT_80_TCP_ADDR"]
-            .map(|name| (format!("HAUBERK_IDENTITY_{name}"), "tcp://10.2.0.9:80".to_owned()));
-        assert_eq!(ProxySpec::from_env(env(&spec()).into_iter().chain(vars)), Ok(spec()));
-        assert!(ALL.iter().all(|name| !is_service_link(name)));
+    fn services_whose_name_starts_like_our_variables_are_not_ours() {
+        let spec = spec();
+        let link = ("HAUBERK_DEMO_SERVICE_HOST".to_owned(), "10.2.0.9".to_owned());
+        assert_eq!(ProxySpec::from_env(env(&spec).into_iter().chain([link])), Ok(spec));
+        assert!(!ALL.iter().any(|name| is_service_link(name)));
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub fn configuration(mesh: &MeshConfig) -> MutatingWebhookConfiguration {
     }
 }
 
-fn labels() -> std::collections::BTreeMap<String, String> {
+pub(crate) fn labels() -> std::collections::BTreeMap<String, String> {
     [("app.kubernetes.io/name", WEBHOOK_ACCOUNT), PART_OF].map(|(key, value)| (key.to_owned(), value.to_owned())).into()
 }
 
