@@ -38,7 +38,7 @@ pub struct Lab {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) node: Netns,
-    processes: Processes,
+    pub(crate) processes: Processes,
     pods: AtomicU16,
     captures: AtomicU16,
     mesh: Mutex<MeshFile>,

@@ -43,9 +43,10 @@ pub mod tls;
 mod wait;
 
 pub use binaries::find as find_binary;
-pub use capture::{Capture, Captured};
+pub use capture::{Capture, Captured, Tcpdump};
 pub use flows::{Flow, Stream, flows};
 pub use lab::{BRIDGE, Lab, NODE_V4, NODE_V6, SERVICE_NETWORK_V4, SERVICE_NETWORK_V6};
+pub use netns::Netns;
 pub use nix::sys::signal::Signal;
 pub use options::{ControlOptions, PodOptions, ServiceOptions};
 pub use pod::Pod;

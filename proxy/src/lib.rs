@@ -18,6 +18,7 @@ mod metrics;
 mod outbound;
 mod policy;
 mod pool;
+mod probes;
 mod proxy;
 pub mod records;
 mod relay;
