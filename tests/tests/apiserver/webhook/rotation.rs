@@ -172,7 +172,7 @@ async fn who_deletes_the_secret_rotates_and_no_pod_is_missed() {
     until("another CA signs", async || value(&scene, "ca.crt").await.is_some_and(|ca| ca != first)).await;
     let next = value(&scene, "ca.crt").await.expect("there");
     until("every replica serves what it signed", async || all_are_believed(&replicas, &next).await).await;
-    assert_eq!(scene.bundle().await, Some(format!("{next}{first}")), "what is still valid is still believed");
+    assert_eq!(scene.bundle().await, Some(format!("{first}{next}")), "what is still valid is still believed");
     load.check(50).await;
 
     // Another replica goes on from what the Secret says.
