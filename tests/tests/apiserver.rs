@@ -17,3 +17,5 @@ mod identity;
 mod inject;
 #[path = "apiserver/lease.rs"]
 mod lease;
+#[path = "apiserver/webhook.rs"]
+mod webhook;
