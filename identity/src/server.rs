@@ -3,6 +3,8 @@
 mod admin;
 mod ca;
 mod certify;
+#[doc(hidden)]
+pub mod fuzzing;
 mod metrics;
 mod pods;
 mod run;

@@ -7,6 +7,8 @@ mod connections;
 pub mod discovery;
 mod endpoint;
 pub mod first_bytes;
+#[doc(hidden)]
+pub mod fuzzing;
 mod inbound;
 pub mod init;
 mod leg;

@@ -1,7 +1,8 @@
 //! Accept loops: one for each listener, with a permit before each connection and an owner for each task.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fs::File, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use hauberk_identity::grpc::{Sources, Taken};
 use socket2::SockRef;
 use tokio::{
@@ -46,55 +47,100 @@ pub(crate) async fn serve(proxy: Arc<Proxy>, listener: TcpListener, role: Role, 
     };
     let per_source = if role == Role::Mesh { (most / SHARE).max(1) } else { most };
     let places = Sources::new(most, per_source);
+    accept_each(&proxy.metrics, listener, role, &places, stop, |tcp, addr, place| {
+        let proxy = proxy.clone();
+        async move {
+            match role {
+                Role::Outbound => held(place, outbound::serve(&proxy, tcp, addr)).await,
+                Role::Inbound => held(place, inbound::serve(&proxy, tcp, addr)).await,
+                Role::Mesh => mesh_port::serve(&proxy, tcp, addr, place).await,
+            }
+        }
+    })
+    .await;
+}
+
+/// The loop itself. Each connection gets a task of `connection`, and one that panics ends alone.
+async fn accept_each<F: Future<Output = ()> + Send + 'static>(
+    metrics: &Metrics,
+    listener: TcpListener,
+    role: Role,
+    places: &Sources,
+    stop: CancellationToken,
+    connection: impl Fn(TcpStream, SocketAddr, Taken) -> F,
+) {
     let mut open = JoinSet::new();
+    let mut spare = Spare::new();
     loop {
         let accepted = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            Some(ended) = open.join_next() => { note(&proxy.metrics, ended); continue }
+            Some(ended) = open.join_next() => { note(metrics, ended); continue }
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((tcp, addr)) => admit(&proxy, &mut open, role, &places, tcp, addr),
-            Err(error) => {
-                pause(&proxy.metrics, role, &error).await;
-            }
+            Ok((tcp, addr)) => match places.take(addr.ip()) {
+                Some(place) => {
+                    // Fails only on a connection that is gone already; serving it finds that out.
+                    let _ = socket::tune(SockRef::from(&tcp));
+                    open.spawn(connection(tcp, addr, place));
+                }
+                None => refuse(metrics, role, &tcp),
+            },
+            Err(error) => failed(metrics, role, &listener, &mut spare, &error).await,
         }
     }
     drop(listener);
     while let Some(ended) = open.join_next().await {
-        note(&proxy.metrics, ended);
+        note(metrics, ended);
     }
 }
 
-/// Starts the connection's task, or resets it where a limit is reached.
-fn admit(proxy: &Arc<Proxy>, open: &mut JoinSet<()>, role: Role, places: &Sources, tcp: TcpStream, addr: SocketAddr) {
-    let Some(place) = places.take(addr.ip()) else {
-        proxy.metrics.limit_reached(role.name());
-        return socket::arm_reset(&tcp);
-    };
-    // Fails only on a connection that is gone already; serving it finds that out.
-    let _ = socket::tune(SockRef::from(&tcp));
-    let proxy = proxy.clone();
-    open.spawn(async move {
-        match role {
-            Role::Outbound => held(place, outbound::serve(&proxy, tcp, addr)).await,
-            Role::Inbound => held(place, inbound::serve(&proxy, tcp, addr)).await,
-            Role::Mesh => mesh_port::serve(&proxy, tcp, addr, place).await,
-        }
-    });
+fn refuse(metrics: &Metrics, role: Role, tcp: &TcpStream) {
+    metrics.limit_reached(role.name());
+    socket::arm_reset(tcp);
 }
 
 async fn held(_place: Taken, serving: impl Future<Output = ()>) {
     serving.await;
 }
 
-async fn pause(metrics: &Metrics, role: Role, error: &io::Error) {
+/// Where descriptors have run out, the connection is reset: left in the kernel's queue, it would wait for nobody knows
+/// how long.
+async fn failed(metrics: &Metrics, role: Role, listener: &TcpListener, spare: &mut Spare, error: &io::Error) {
     metrics.accept_error(role.name());
+    if socket::out_of_descriptors(error)
+        && let Some(tcp) = spare.accept(listener)
+    {
+        refuse(metrics, role, &tcp);
+        drop(tcp);
+        return spare.refill();
+    }
     // The peer left before it was accepted: the next one may be fine.
     if error.kind() != io::ErrorKind::ConnectionAborted {
         warn!(listener = role.name(), %error, "cannot accept");
         tokio::time::sleep(PAUSE).await;
+        spare.refill();
+    }
+}
+
+/// A descriptor that is held back, to take and reset a connection with when there is no other.
+struct Spare(Option<File>);
+
+impl Spare {
+    fn new() -> Self {
+        Self(File::open("/dev/null").ok())
+    }
+
+    fn accept(&mut self, listener: &TcpListener) -> Option<TcpStream> {
+        self.0.take()?;
+        listener.accept().now_or_never()?.ok().map(|(tcp, _)| tcp)
+    }
+
+    fn refill(&mut self) {
+        if self.0.is_none() {
+            *self = Self::new();
+        }
     }
 }
 
@@ -104,5 +150,119 @@ fn note(metrics: &Metrics, ended: Result<(), JoinError>) {
     {
         metrics.panics.inc();
         error!(%failed, "a connection's task panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use hauberk_mesh::{CloseCause, ClosedBy, Direction, Limits, Reason};
+    use prometheus_client::registry::Registry;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::{
+        connections::{self, Settled, Tracked},
+        leg::ByteLeg,
+        relay::{Observer, Prelude, relay},
+    };
+
+    const POISON: &[u8] = b"poison";
+
+    /// Panics where it sees the poison, as a fault in the proxy would.
+    struct Faulty(Tracked);
+
+    impl Observer for Faulty {
+        fn to_server(&mut self, bytes: &[u8]) {
+            assert!(bytes != POISON, "a fault");
+            self.0.to_server(bytes);
+        }
+        fn to_client(&mut self, bytes: &[u8]) {
+            self.0.to_client(bytes);
+        }
+    }
+
+    async fn local() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("loopback");
+        let addr = listener.local_addr().expect("bound");
+        (listener, addr)
+    }
+
+    async fn dial(addr: SocketAddr, words: &[u8]) -> TcpStream {
+        let mut stream = TcpStream::connect(addr).await.expect("it accepts");
+        stream.write_all(words).await.expect("open");
+        stream
+    }
+
+    async fn echoed(stream: &mut TcpStream, words: &[u8]) {
+        let mut got = vec![0; words.len()];
+        stream.read_exact(&mut got).await.expect("it comes back");
+        assert_eq!(got, words);
+    }
+
+    /// Every application here: gives back what comes, and says how the connection ended.
+    async fn application(listener: TcpListener, broken: Arc<AtomicUsize>) {
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("a descriptor");
+            let broken = broken.clone();
+            tokio::task::spawn(async move {
+                let (mut reader, mut writer) = stream.split();
+                if tokio::io::copy(&mut reader, &mut writer).await.is_err() {
+                    broken.fetch_add(1, Relaxed);
+                }
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_its_own_connection_with_resets_and_is_counted() {
+        let metrics = Arc::new(Metrics::register(&mut Registry::default(), &Limits::default()));
+        let records = connections::Registry::new(metrics.table.clone(), 10);
+        let (listener, addr) = local().await;
+        let (app, target) = local().await;
+        let (stop, broken) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+        let places = Sources::new(10, 10);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(application(app, broken.clone()));
+        let (counting, tracking, until) = (metrics.clone(), records.clone(), stop.clone());
+        tasks.spawn(async move {
+            accept_each(&counting, listener, Role::Outbound, &places, until, |tcp, from, place| {
+                let mut record = tracking.track(Direction::Outbound, from, target);
+                async move {
+                    let _place = place;
+                    let server = TcpStream::connect(target).await.expect("it accepts");
+                    // As every connection of an application is, until both directions have ended.
+                    [&tcp, &server].map(socket::arm_reset);
+                    record.settle(Settled { how: Err(Reason::Exception), peer: None, local: None, endpoint: None });
+                    let mut faulty = Faulty(record);
+                    let (mut client, mut server) = (ByteLeg::new(tcp), ByteLeg::new(server));
+                    let ended = relay(&mut client, &mut server, &mut faulty, Prelude::default()).await;
+                    faulty.0.relayed(&ended);
+                }
+            })
+            .await;
+        });
+
+        let mut bystander = dial(addr, b"before").await;
+        echoed(&mut bystander, b"before").await;
+        let mut victim = dial(addr, b"innocent").await;
+        echoed(&mut victim, b"innocent").await;
+        victim.write_all(POISON).await.expect("open");
+        let end = victim.read_u8().await.expect_err("nothing comes back");
+        assert_eq!(end.kind(), io::ErrorKind::ConnectionReset, "never an end of file");
+        bystander.write_all(b"after").await.expect("open");
+        echoed(&mut bystander, b"after").await;
+        echoed(&mut dial(addr, b"a new one").await, b"a new one").await;
+
+        let closed = records.document(None).closed;
+        let cut = closed.iter().filter_map(|record| record.close.as_ref()).map(|close| (close.cause, close.by));
+        assert_eq!(
+            cut.filter(|(cause, _)| *cause == CloseCause::Panic).collect::<Vec<_>>(),
+            [(CloseCause::Panic, ClosedBy::Proxy)]
+        );
+        assert_eq!((metrics.panics.get(), broken.load(Relaxed)), (1, 1), "counted; and a reset to the application");
+        drop(bystander);
+        stop.cancel();
     }
 }

@@ -24,6 +24,8 @@ mod endings;
 mod evidence;
 #[path = "mesh/failover.rs"]
 mod failover;
+#[path = "faults/mod.rs"]
+mod faults;
 #[path = "mesh/grpc.rs"]
 mod grpc;
 #[path = "mesh/idle.rs"]

@@ -17,7 +17,7 @@ use tracing::info;
 
 pub use files::CaFault;
 pub use templates::SignFault;
-pub(crate) use templates::requested_key;
+pub(crate) use templates::{LARGEST_REQUEST, requested_key};
 
 use self::{files::Material, templates::Issuer};
 use crate::{Credentials, InvalidCredentials, SecretKey, TrustBundle, renew_at};
