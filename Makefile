@@ -12,7 +12,7 @@ export CARGO_TERM_COLOR := never
 DENY := $(HAUBERK_CACHE)/tools/bin/cargo-deny
 BIN := $(CARGO_TARGET_DIR)/debug
 
-.PHONY: help setup setup-lint build demo test bench lint fmt clippy doc deny proof tree
+.PHONY: help setup setup-lint build demo test soak fuzz bench lint fmt clippy doc deny proof tree
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,13 @@ demo: build ## Run a small mesh on this machine and show what is encrypted (root
 test: build ## Run every test (root), then check that those which docs/proof.toml names did run
 	cargo test --locked --workspace 2>&1 | tee $(HAUBERK_CACHE)/test.log
 	$(BIN)/proof ran $(HAUBERK_CACHE)/test.log
+
+soak: setup ## Run what takes long in full, with release builds, and write docs/soak.md (root, quiet machine; 20 minutes)
+	cargo build --locked --release --workspace --bins
+	@scripts/soak
+
+fuzz: setup ## Fuzz every target for FUZZ_SECONDS (600), from the committed corpora on
+	@scripts/fuzz
 
 # A short run says nothing that may be quoted, so it leaves the results of a full one alone.
 bench: setup ## Measure beside direct, haproxy and nginx, into bench/results.* (root, quiet machine); QUICK=1 is short

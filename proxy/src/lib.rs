@@ -18,6 +18,7 @@ mod mesh_leg;
 mod mesh_port;
 mod metrics;
 mod outbound;
+mod places;
 mod policy;
 mod pool;
 mod proxy;

@@ -3,16 +3,16 @@
 use std::{fs::File, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
-use hauberk_identity::grpc::{Sources, Taken};
 use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::Semaphore,
     task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use crate::{inbound, mesh_port, metrics::Metrics, outbound, proxy::Proxy, socket};
+use crate::{inbound, mesh_port, metrics::Metrics, outbound, places::Handshakes, proxy::Proxy, socket};
 
 /// After an error of accept: descriptors may have run out, and others need time to give some back.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -45,15 +45,25 @@ pub(crate) async fn serve(proxy: Arc<Proxy>, listener: TcpListener, role: Role, 
         Role::Inbound => limits.inbound,
         Role::Mesh => limits.handshakes,
     };
-    let per_source = if role == Role::Mesh { (most / SHARE).max(1) } else { most };
-    let places = Sources::new(most, per_source);
-    accept_each(&proxy.metrics, listener, role, &places, stop, |tcp, addr, place| {
+    let metrics = proxy.metrics.clone();
+    if role == Role::Mesh {
+        let places = Handshakes::new(most, (most / SHARE).max(1));
+        let take = |addr: SocketAddr| places.take(addr.ip());
+        return accept_each(&metrics, listener, role, take, stop, |tcp, addr, place| {
+            let proxy = proxy.clone();
+            async move { mesh_port::serve(&proxy, tcp, addr, place).await }
+        })
+        .await;
+    }
+    let places = Arc::new(Semaphore::new(most));
+    let take = |_| places.clone().try_acquire_owned().ok();
+    accept_each(&metrics, listener, role, take, stop, |tcp, addr, place| {
         let proxy = proxy.clone();
         async move {
+            let _place = place;
             match role {
-                Role::Outbound => held(place, outbound::serve(&proxy, tcp, addr)).await,
-                Role::Inbound => held(place, inbound::serve(&proxy, tcp, addr)).await,
-                Role::Mesh => mesh_port::serve(&proxy, tcp, addr, place).await,
+                Role::Inbound => inbound::serve(&proxy, tcp, addr).await,
+                _ => outbound::serve(&proxy, tcp, addr).await,
             }
         }
     })
@@ -61,13 +71,13 @@ pub(crate) async fn serve(proxy: Arc<Proxy>, listener: TcpListener, role: Role, 
 }
 
 /// The loop itself. Each connection gets a task of `connection`, and one that panics ends alone.
-async fn accept_each<F: Future<Output = ()> + Send + 'static>(
+async fn accept_each<P, F: Future<Output = ()> + Send + 'static>(
     metrics: &Metrics,
     listener: TcpListener,
     role: Role,
-    places: &Sources,
+    place: impl Fn(SocketAddr) -> Option<P>,
     stop: CancellationToken,
-    connection: impl Fn(TcpStream, SocketAddr, Taken) -> F,
+    connection: impl Fn(TcpStream, SocketAddr, P) -> F,
 ) {
     let mut open = JoinSet::new();
     let mut spare = Spare::new();
@@ -79,7 +89,7 @@ async fn accept_each<F: Future<Output = ()> + Send + 'static>(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((tcp, addr)) => match places.take(addr.ip()) {
+            Ok((tcp, addr)) => match place(addr) {
                 Some(place) => {
                     // Fails only on a connection that is gone already; serving it finds that out.
                     let _ = socket::tune(SockRef::from(&tcp));
@@ -99,10 +109,6 @@ async fn accept_each<F: Future<Output = ()> + Send + 'static>(
 fn refuse(metrics: &Metrics, role: Role, tcp: &TcpStream) {
     metrics.limit_reached(role.name());
     socket::arm_reset(tcp);
-}
-
-async fn held(_place: Taken, serving: impl Future<Output = ()>) {
-    serving.await;
 }
 
 /// Where descriptors have run out, the connection is reset: left in the kernel's queue, it would wait for nobody knows
@@ -222,25 +228,30 @@ mod tests {
         let (listener, addr) = local().await;
         let (app, target) = local().await;
         let (stop, broken) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
-        let places = Sources::new(10, 10);
         let mut tasks = JoinSet::new();
         tasks.spawn(application(app, broken.clone()));
         let (counting, tracking, until) = (metrics.clone(), records.clone(), stop.clone());
         tasks.spawn(async move {
-            accept_each(&counting, listener, Role::Outbound, &places, until, |tcp, from, place| {
-                let mut record = tracking.track(Direction::Outbound, from, target);
-                async move {
-                    let _place = place;
-                    let server = TcpStream::connect(target).await.expect("it accepts");
-                    // As every connection of an application is, until both directions have ended.
-                    [&tcp, &server].map(socket::arm_reset);
-                    record.settle(Settled { how: Err(Reason::Exception), peer: None, local: None, endpoint: None });
-                    let mut faulty = Faulty(record);
-                    let (mut client, mut server) = (ByteLeg::new(tcp), ByteLeg::new(server));
-                    let ended = relay(&mut client, &mut server, &mut faulty, Prelude::default()).await;
-                    faulty.0.relayed(&ended);
-                }
-            })
+            accept_each(
+                &counting,
+                listener,
+                Role::Outbound,
+                |_| Some(()),
+                until,
+                |tcp, from, ()| {
+                    let mut record = tracking.track(Direction::Outbound, from, target);
+                    async move {
+                        let server = TcpStream::connect(target).await.expect("it accepts");
+                        // As every connection of an application is, until both directions have ended.
+                        [&tcp, &server].map(socket::arm_reset);
+                        record.settle(Settled { how: Err(Reason::Exception), peer: None, local: None, endpoint: None });
+                        let mut faulty = Faulty(record);
+                        let (mut client, mut server) = (ByteLeg::new(tcp), ByteLeg::new(server));
+                        let ended = relay(&mut client, &mut server, &mut faulty, Prelude::default()).await;
+                        faulty.0.relayed(&ended);
+                    }
+                },
+            )
             .await;
         });
 

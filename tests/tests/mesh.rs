@@ -60,6 +60,8 @@ mod reuse;
 mod scene;
 #[path = "mesh/series.rs"]
 mod series;
+#[path = "soak/mod.rs"]
+mod soak;
 #[path = "mesh/ssh.rs"]
 mod ssh;
 #[path = "mesh/stale.rs"]

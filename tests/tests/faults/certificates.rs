@@ -24,7 +24,9 @@ use crate::{
 fn ended(lab: &Lab, pod: &Pod) -> Credentials {
     let lifetimes = Lifetimes { leaf: Duration::from_secs(2), ..Lifetimes::default() };
     let made = lab_ca(lab, lifetimes).credentials(&identity_of(pod), 1, SystemTime::now()).expect("a valid name");
-    let is_over = || Ok(if SystemTime::now() > made.not_after() { Ok(()) } else { Err(String::new()) });
+    // Certificates count in whole seconds.
+    let over = made.not_after() + Duration::from_secs(1);
+    let is_over = || Ok(if SystemTime::now() > over { Ok(()) } else { Err(String::new()) });
     wait_for("the certificate ends", LIMIT, is_over).expect("it does");
     made
 }

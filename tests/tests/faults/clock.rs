@@ -1,5 +1,7 @@
 //! A pod whose clock is wrong. Its proxy runs with libfaketime, which shifts the time of day and leaves waits alone.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use hauberk_lab::{ControlOptions, Lab, Pod};
 
 use super::row::{Row, try_echo};
@@ -16,7 +18,10 @@ fn scene(seconds: &str, control: ControlOptions) -> (Lab, Pod, Pod, Server) {
     let lab = Lab::new().expect("root and iproute2");
     assert!(std::path::Path::new(LIBRARY).exists(), "{LIBRARY} is missing: run make setup");
     let client = meshed("client").proxy_env("LD_PRELOAD", LIBRARY).proxy_env("FAKETIME", seconds);
-    let client = lab.pod(client.proxy_env("FAKETIME_DONT_FAKE_MONOTONIC", "1")).expect("a pod");
+    let client = client.proxy_env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    // The library names a semaphore of the whole machine after its pid, which other labs' proxies have too.
+    let unique = lab.dir().metadata().expect("there").ino() % 1_000_000_000;
+    let client = lab.pod(client.proxy_env("FAKETIME_FAKEPID", &unique.to_string())).expect("a pod");
     let server = lab.pod(meshed("server")).expect("a pod");
     lab.start_control_plane_with(control).expect("it starts");
     lab.start_proxy(&server).expect("it starts");

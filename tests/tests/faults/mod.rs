@@ -6,7 +6,7 @@ mod away;
 mod certificates;
 mod clock;
 mod document;
-mod form;
+pub(crate) mod form;
 mod frames;
 mod limits;
 mod network;

@@ -23,7 +23,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 /// The node of `pod` is gone: nothing comes from it any more and nothing gets there.
 fn lose(pod: &Pod) {
-    let rules = "table netdev gone { chain all { type filter hook ingress device eth0 priority 0; policy drop; }; }
+    let rules = "table netdev gone { chain every { type filter hook ingress device eth0 priority 0; policy drop; }; }
                  table inet gone { chain out { type filter hook postrouting priority 0; oifname eth0 drop; }; }";
     pod.run("nft", [rules]).expect("nft");
 }
@@ -161,21 +161,21 @@ fn a_network_loses_five_of_a_hundred_packets() {
 }
 
 #[test]
-fn a_full_conntrack_table_in_the_clients_pod() {
+fn a_full_conntrack_table_in_the_servers_pod() {
     // The size of the table is one setting for the whole machine. The rule does what the kernel does when a table is
     // full, to this pod alone: the first packet of a new connection is dropped, known ones pass.
-    const FULL: &str = "table inet full { chain out { type filter hook output priority 0; \
-                        oifname eth0 ct state new drop; }; }";
-    let row = Row::of("a_full_conntrack_table_in_the_clients_pod");
+    const FULL: &str = "table inet full { chain incoming { type filter hook prerouting priority 0; \
+                        iifname eth0 ct state new drop; }; }";
+    let row = Row::of("a_full_conntrack_table_in_the_servers_pod");
     let (_lab, client, server) = pair();
     let port = Port::listen(&server, PORT);
     let _echo = Server::echo(&server, PORT + 1);
     let (at_client, at_server) = port.connection(&client);
-    client.run("nft", [FULL]).expect("nft");
+    server.run("nft", [FULL]).expect("nft");
     let to = server.at(PORT + 1);
     row.check(&try_echo(&client, to, b"anybody?"));
     row.check_cause(&last_outbound(&client, to));
     pass(&at_client, &at_server, b"what is open goes on");
-    client.run("nft", ["delete table inet full"]).expect("nft");
+    server.run("nft", ["delete table inet full"]).expect("nft");
     row.check_recovery(&client, to);
 }

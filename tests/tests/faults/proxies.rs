@@ -54,6 +54,7 @@ fn the_servers_proxy_is_frozen() {
     let (_lab, client, server) = pair();
     let _echo = Server::echo(&server, PORT);
     row.check_recovery(&client, server.at(PORT));
+    last_outbound(&client, server.at(PORT));
     let freeze = |signal| server.with_proxy(|proxy| proxy.signal(signal)).expect("it runs");
     freeze(hauberk_lab::Signal::SIGSTOP);
     row.check(&try_echo(&client, server.at(PORT), b"anybody?"));
