@@ -114,14 +114,15 @@ fn refuse(metrics: &Metrics, role: Role, tcp: &TcpStream) {
 /// Where descriptors have run out, the connection is reset: left in the kernel's queue, it would wait for nobody knows
 /// how long.
 async fn failed(metrics: &Metrics, role: Role, listener: &TcpListener, spare: &mut Spare, error: &io::Error) {
-    metrics.accept_error(role.name());
-    if socket::out_of_descriptors(error)
-        && let Some(tcp) = spare.accept(listener)
-    {
-        refuse(metrics, role, &tcp);
-        drop(tcp);
+    if socket::out_of_descriptors(error) && spare.is_there() {
+        // None: the kernel looks for a descriptor first, and nobody had come.
+        if let Some(tcp) = spare.lend(listener) {
+            metrics.accept_error(role.name());
+            refuse(metrics, role, &tcp);
+        }
         return spare.refill();
     }
+    metrics.accept_error(role.name());
     // The peer left before it was accepted: the next one may be fine.
     if error.kind() != io::ErrorKind::ConnectionAborted {
         warn!(listener = role.name(), %error, "cannot accept");
@@ -130,7 +131,8 @@ async fn failed(metrics: &Metrics, role: Role, listener: &TcpListener, spare: &m
     }
 }
 
-/// A descriptor that is held back, to take and reset a connection with when there is no other.
+/// A descriptor that is held back, to take and reset a connection with when there is no other. To be refilled before
+/// anybody else can run.
 struct Spare(Option<File>);
 
 impl Spare {
@@ -138,8 +140,12 @@ impl Spare {
         Self(File::open("/dev/null").ok())
     }
 
-    fn accept(&mut self, listener: &TcpListener) -> Option<TcpStream> {
-        self.0.take()?;
+    fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
+    fn lend(&mut self, listener: &TcpListener) -> Option<TcpStream> {
+        self.0 = None;
         listener.accept().now_or_never()?.ok().map(|(tcp, _)| tcp)
     }
 

@@ -1,7 +1,5 @@
 //! A pod whose clock is wrong. Its proxy runs with libfaketime, which shifts the time of day and leaves waits alone.
 
-use std::os::unix::fs::MetadataExt as _;
-
 use hauberk_lab::{ControlOptions, Lab, Pod};
 
 use super::row::{Row, try_echo};
@@ -11,17 +9,10 @@ use crate::{
     streams::{last_outbound, meshed},
 };
 
-const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
-
 /// A client whose clock is off by so many seconds, before a server whose clock is right.
-fn scene(seconds: &str, control: ControlOptions) -> (Lab, Pod, Pod, Server) {
+fn scene(seconds: i64, control: ControlOptions) -> (Lab, Pod, Pod, Server) {
     let lab = Lab::new().expect("root and iproute2");
-    assert!(std::path::Path::new(LIBRARY).exists(), "{LIBRARY} is missing: run make setup");
-    let client = meshed("client").proxy_env("LD_PRELOAD", LIBRARY).proxy_env("FAKETIME", seconds);
-    let client = client.proxy_env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-    // The library names a semaphore of the whole machine after its pid, which other labs' proxies have too.
-    let unique = lab.dir().metadata().expect("there").ino() % 1_000_000_000;
-    let client = lab.pod(client.proxy_env("FAKETIME_FAKEPID", &unique.to_string())).expect("a pod");
+    let client = lab.pod(meshed("client").clock(seconds)).expect("a pod");
     let server = lab.pod(meshed("server")).expect("a pod");
     lab.start_control_plane_with(control).expect("it starts");
     lab.start_proxy(&server).expect("it starts");
@@ -39,7 +30,7 @@ fn assert_off(client: &Pod, record: &hauberk_mesh::Connection, seconds: i64) {
 }
 
 fn check_works(row: &Row, seconds: i64, control: ControlOptions) {
-    let (_lab, client, server, _echo) = scene(&format!("{seconds:+}"), control);
+    let (_lab, client, server, _echo) = scene(seconds, control);
     client.wait_proxy_ready().expect("it gets its certificate");
     row.check(&try_echo(&client, server.at(PORT), b"what time is it?"));
     let record = last_outbound(&client, server.at(PORT));
@@ -55,7 +46,7 @@ fn the_pods_clock_is_ten_minutes_ahead() {
 #[test]
 fn the_pods_clock_is_ten_minutes_behind() {
     let row = Row::of("the_pods_clock_is_ten_minutes_behind");
-    let (_lab, client, server, _echo) = scene("-600", ControlOptions::default());
+    let (_lab, client, server, _echo) = scene(-600, ControlOptions::default());
     row.check(&try_echo(&client, server.at(PORT), b"what time is it?"));
     let record = last_outbound(&client, server.at(PORT));
     row.check_cause(&record);

@@ -21,6 +21,7 @@ pub(crate) struct Form {
     pub(crate) rate: usize,
     pub(crate) rate_for: Duration,
     /// The load under rotation, and for how long.
+    pub(crate) servers: usize,
     pub(crate) streams: usize,
     pub(crate) new_a_second: usize,
     pub(crate) rotation: Duration,
@@ -41,6 +42,7 @@ impl Form {
             between: Duration::from_secs(60),
             rate: 2000,
             rate_for: Duration::from_secs(120),
+            servers: 6,
             streams: 100,
             new_a_second: 200,
             rotation: Duration::from_secs(60),
@@ -56,9 +58,10 @@ impl Form {
             between: Duration::from_secs(1),
             rate: 100,
             rate_for: Duration::from_secs(3),
+            servers: 2,
             streams: 20,
             new_a_second: 20,
-            rotation: Duration::from_secs(6),
+            rotation: Duration::from_secs(9),
         }
     }
 }

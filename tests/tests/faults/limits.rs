@@ -138,6 +138,7 @@ fn check_descriptors(row: &Row, client: &Pod, server: &Pod, limited: &Pod) {
         })
         .expect("it comes");
     }
+    undo();
     let refused = metric(limited, "hauberk_limit_reached_total", &[]);
     let failed = limited.connections().expect("it answers").closed;
     let failed =
@@ -145,7 +146,6 @@ fn check_descriptors(row: &Row, client: &Pod, server: &Pod, limited: &Pod) {
     let failed: Vec<_> = failed.collect();
     assert!(refused > 0.0 || !failed.is_empty(), "it is counted");
     failed.iter().for_each(|record| row.check_cause(record));
-    undo();
     drop(open);
     row.check_recovery(client, server.at(PORT + 1));
 }
