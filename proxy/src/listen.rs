@@ -249,7 +249,7 @@ mod tests {
                     async move {
                         let server = TcpStream::connect(target).await.expect("it accepts");
                         // As every connection of an application is, until both directions have ended.
-                        [&tcp, &server].map(socket::arm_reset);
+                        [&tcp, &server].into_iter().for_each(socket::arm_reset);
                         record.settle(Settled { how: Err(Reason::Exception), peer: None, local: None, endpoint: None });
                         let mut faulty = Faulty(record);
                         let (mut client, mut server) = (ByteLeg::new(tcp), ByteLeg::new(server));
