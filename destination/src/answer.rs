@@ -1,20 +1,14 @@
-//! `Answer`: what one query is told about its subject: who answers, how it is reached, and why not by mTLS. Pure.
+//! `Answer`: what is said of a subject to those who see it alike: who answers, how it is reached, and why not by mTLS.
+//! Pure.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use hauberk_mesh::{IdentityName, PROXY_PORTS, Reason, TrustDomain};
 
 use crate::{
-    index::{Mesh, Pod, Service, Subject},
-    query::Query,
+    choice::{View, chosen},
+    subject::{Backend, Front, Mesh, Pod, Subject},
 };
-
-/// The port of a service name that was asked for without one, where the service has several.
-const DEFAULT_PORT: u16 = 80;
 
 /// What is known of what was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,26 +31,26 @@ pub enum Answer {
 /// One address that answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The pod's address and port.
+    /// Address and port.
     pub addr: SocketAddr,
-    /// The pod.
-    pub pod: Arc<Pod>,
+    /// The pod; none where the address is no pod's.
+    pub pod: Option<Arc<Pod>>,
     /// Who answers, by mTLS, or why there is none.
     pub identity: Result<IdentityName, Reason>,
 }
 
 impl Answer {
-    /// The answer to `query`, whose topic is `subject`.
-    pub fn of(subject: Option<&Subject>, query: &Query, domain: &TrustDomain) -> Self {
-        let (asked, port) = match query {
-            Query::Addr(addr) => (Some(addr.ip()), Some(addr.port())),
-            Query::Name(_, port) => (None, *port),
-        };
+    /// What is said of `subject` to those with this view.
+    pub(crate) fn of(subject: Option<&Subject>, view: &View, domain: &TrustDomain) -> Self {
         match subject {
-            None => Self::Unknown,
-            // Only an address leads to a pod, and it has a port.
-            Some(Subject::Pod(pod)) => Self::Pod(asked.zip(port).and_then(|(ip, port)| endpoint(pod, ip, port))),
-            Some(Subject::Service(service)) => of_service(service, asked, port, domain),
+            // A caller is asked about by nobody but ourselves.
+            None | Some(Subject::Caller(_)) => Self::Unknown,
+            Some(Subject::Pod(pod, addr)) => Self::Pod(of_pod(pod, *addr)),
+            Some(Subject::Service(front)) => Self::Service {
+                fqdn: fqdn(front, domain),
+                affinity_seconds: front.service.affinity_seconds,
+                endpoints: chosen(front, view).into_iter().filter_map(endpoint).map(|it| (it.addr, it)).collect(),
+            },
         }
     }
 
@@ -70,30 +64,22 @@ impl Answer {
     }
 }
 
-fn of_service(service: &Service, asked: Option<IpAddr>, port: Option<u16>, domain: &TrustDomain) -> Answer {
-    let only = || service.ports.keys().next().copied().filter(|_| service.ports.len() == 1);
-    let port = port.or_else(only).unwrap_or(DEFAULT_PORT);
-    let Some(backends) = service.ports.get(&port) else { return Answer::Unknown };
-    let endpoints = backends.iter().filter_map(|backend| {
-        let endpoint = endpoint(&backend.pod, of_family(&backend.pod, asked)?, backend.port)?;
-        Some((endpoint.addr, endpoint))
-    });
-    let name = &service.name;
-    Answer::Service {
-        fqdn: format!("{}.{}.svc.{}", name.name, name.namespace, domain.domain()),
-        affinity_seconds: service.affinity_seconds,
-        endpoints: endpoints.collect(),
+fn fqdn(front: &Front, domain: &TrustDomain) -> String {
+    let name = &front.service.name;
+    let instance = front.instance.as_ref().map(|instance| format!("{instance}.")).unwrap_or_default();
+    format!("{instance}{}.{}.svc.{}", name.name, name.namespace, domain.domain())
+}
+
+fn endpoint(backend: &Backend) -> Option<Endpoint> {
+    match &backend.pod {
+        Some(pod) => of_pod(pod, backend.addr),
+        None => Some(Endpoint { addr: backend.addr, pod: None, identity: Err(Reason::PeerNotMeshed) }),
     }
 }
 
-/// The pod's address of the family that was asked for, or else its preferred one.
-fn of_family(pod: &Pod, asked: Option<IpAddr>) -> Option<IpAddr> {
-    let same = |ip: &&IpAddr| asked.is_none_or(|asked| asked.is_ipv4() == ip.is_ipv4());
-    pod.ips.iter().find(same).or(pod.ips.first()).copied()
-}
-
 /// None where the port is meshed and the pod can have no identity: without an endpoint nobody goes there in plaintext.
-fn endpoint(pod: &Arc<Pod>, ip: IpAddr, port: u16) -> Option<Endpoint> {
+fn of_pod(pod: &Arc<Pod>, addr: SocketAddr) -> Option<Endpoint> {
+    let port = addr.port();
     let identity = match &pod.mesh {
         Mesh::Absent => Err(Reason::PeerNotMeshed),
         Mesh::Disabled => Err(Reason::TlsDisabled),
@@ -102,20 +88,20 @@ fn endpoint(pod: &Arc<Pod>, ip: IpAddr, port: u16) -> Option<Endpoint> {
         }
         Mesh::Proxy { identity, .. } => Ok(identity.clone().ok()?),
     };
-    Some(Endpoint { addr: SocketAddr::new(ip, port), pod: pod.clone(), identity })
+    Some(Endpoint { addr, pod: Some(pod.clone()), identity })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Index, testing::MESH};
+    use crate::{Index, Query, testing::MESH};
     use hauberk_mesh::MeshFile;
 
     fn ask(yaml: &str, text: &str) -> Answer {
         let domain = TrustDomain::default();
         let index = Index::from_mesh(&MeshFile::parse(yaml).expect("a valid mesh"), &domain);
         let query = Query::parse(text, &domain).expect("a valid query");
-        Answer::of(index.subject(&query.topic()).as_ref(), &query, &domain)
+        Answer::of(index.subject(&query.topic()).as_ref(), &View::default(), &domain)
     }
 
     fn addrs(answer: &Answer) -> Vec<String> {

@@ -2,13 +2,18 @@
 //! and always finds the latest state: nothing is queued for a slow reader.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard},
 };
 
 use tokio::sync::watch;
 
-use crate::index::{ClusterNetworks, Index, Subject, Topic};
+use crate::{
+    index::{Change, Index, Touched},
+    subject::{ClusterNetworks, ServiceName, Topic},
+    told::Resolved,
+};
 
 /// The latest index, and who listens.
 #[derive(Debug)]
@@ -21,7 +26,9 @@ pub struct Hub {
 struct State {
     index: Index,
     /// Topics with a subscription: at most as many as there are streams.
-    topics: HashMap<Topic, watch::Sender<Option<Subject>>>,
+    topics: BTreeMap<Topic, watch::Sender<Arc<Resolved>>>,
+    /// Those of addresses, by port.
+    by_port: BTreeSet<(u16, IpAddr)>,
 }
 
 /// One listener's view of one topic.
@@ -29,25 +36,40 @@ struct State {
 pub struct Subscription {
     hub: Arc<Hub>,
     topic: Topic,
-    receiver: watch::Receiver<Option<Subject>>,
+    receiver: watch::Receiver<Arc<Resolved>>,
 }
 
 impl Hub {
     /// A hub that starts with `index`: nothing is answered before there is one.
     pub fn new(index: Index) -> Arc<Self> {
         let networks = watch::Sender::new(Arc::new(index.cluster_networks()));
-        Arc::new(Self { state: Mutex::new(State { index, topics: HashMap::new() }), networks })
+        Arc::new(Self {
+            state: Mutex::new(State { index, topics: BTreeMap::new(), by_port: BTreeSet::new() }),
+            networks,
+        })
     }
 
-    /// Swaps the index, and wakes those whose subject differs.
+    /// Swaps the index, and wakes those whose subject differs. Costs a look at every topic: for sources that know only
+    /// whole states.
     pub fn publish(&self, index: Index) {
-        let networks = Arc::new(index.cluster_networks());
-        self.networks.send_if_modified(|current| replace(current, networks));
         let mut state = self.state();
         state.index = index;
-        for (topic, sender) in &state.topics {
-            let subject = state.index.subject(topic);
-            sender.send_if_modified(|current| replace(current, subject));
+        let State { index, topics, .. } = &mut *state;
+        topics.iter().for_each(|(topic, sender)| refresh(index, topic, sender));
+        self.publish_networks(index);
+    }
+
+    /// Takes all these steps at once, and wakes those whose subject differs then. Costs a look at the topics that the
+    /// changes touch.
+    pub fn update(&self, changes: impl IntoIterator<Item = Change>) {
+        let mut state = self.state();
+        let mut touched = Touched::default();
+        changes.into_iter().for_each(|change| state.index.apply(change, &mut touched));
+        for topic in state.touched(&touched) {
+            refresh(&state.index, &topic, &state.topics[&topic]);
+        }
+        if touched.networks {
+            self.publish_networks(&state.index);
         }
     }
 
@@ -57,9 +79,12 @@ impl Hub {
         let receiver = match state.topics.get(&topic) {
             Some(sender) => sender.subscribe(),
             None => {
-                let sender = watch::Sender::new(state.index.subject(&topic));
+                let sender = watch::Sender::new(Resolved::new(state.index.subject(&topic)));
                 let receiver = sender.subscribe();
                 state.topics.insert(topic.clone(), sender);
+                if let Topic::Addr(addr) = &topic {
+                    state.by_port.insert((addr.port(), addr.ip()));
+                }
                 receiver
             }
         };
@@ -71,14 +96,57 @@ impl Hub {
         self.networks.subscribe()
     }
 
+    /// Under the lock of the state, so that of two publishers the later one is heard last.
+    fn publish_networks(&self, index: &Index) {
+        let networks = Arc::new(index.cluster_networks());
+        self.networks.send_if_modified(|current| {
+            let differs = *current != networks;
+            *current = networks;
+            differs
+        });
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no code panics while it holds the hub's state")
     }
 }
 
+impl State {
+    /// The topics with a subscription that these changes may concern.
+    fn touched(&self, touched: &Touched) -> BTreeSet<Topic> {
+        let at_ip = |ip: &IpAddr| {
+            let ip = *ip;
+            let from = Topic::Addr(SocketAddr::new(ip, 0));
+            let addrs = self.from(from, move |topic| matches!(topic, Topic::Addr(addr) if addr.ip() == ip));
+            addrs.chain([Topic::Caller(ip)])
+        };
+        let named = |service: &ServiceName| {
+            let from = Topic::Name { service: service.clone(), instance: None, port: None };
+            let service = service.clone();
+            self.from(from, move |topic| matches!(topic, Topic::Name { service: it, .. } if *it == service))
+        };
+        let at_port = |port: &u16| {
+            let port = *port;
+            let nothing: IpAddr = std::net::Ipv4Addr::UNSPECIFIED.into();
+            let found = self.by_port.range((port, nothing)..).take_while(move |(it, _)| *it == port);
+            found.map(|(port, ip)| Topic::Addr(SocketAddr::new(*ip, *port)))
+        };
+        let ips = touched.ips.iter().flat_map(at_ip);
+        let addrs = touched.addrs.iter().map(|addr| Topic::Addr(*addr));
+        let topics = ips.chain(addrs).chain(touched.names.iter().flat_map(named));
+        let topics = topics.chain(touched.ports.iter().flat_map(at_port));
+        topics.filter(|topic| self.topics.contains_key(topic)).collect()
+    }
+
+    /// The topics from `first` on, in order, while they fit.
+    fn from(&self, first: Topic, fits: impl Fn(&Topic) -> bool) -> impl Iterator<Item = Topic> {
+        self.topics.range(first..).map(|(topic, _)| topic).take_while(move |topic| fits(topic)).cloned()
+    }
+}
+
 impl Subscription {
-    /// The subject now; later [`Self::changed`] waits for another.
-    pub fn current(&mut self) -> Option<Subject> {
+    /// What is known now; later [`Self::changed`] waits for something else.
+    pub fn current(&mut self) -> Arc<Resolved> {
         self.receiver.borrow_and_update().clone()
     }
 
@@ -94,22 +162,28 @@ impl Drop for Subscription {
         // The receiver of this subscription still counts. Subscribing needs the same lock, so nobody comes between.
         if state.topics.get(&self.topic).is_some_and(|sender| sender.receiver_count() <= 1) {
             state.topics.remove(&self.topic);
+            if let Topic::Addr(addr) = &self.topic {
+                state.by_port.remove(&(addr.port(), addr.ip()));
+            }
         }
     }
 }
 
-fn replace<T: PartialEq>(current: &mut T, new: T) -> bool {
-    let differs = *current != new;
-    if differs {
-        *current = new;
-    }
-    differs
+fn refresh(index: &Index, topic: &Topic, sender: &watch::Sender<Arc<Resolved>>) {
+    let subject = index.subject(topic);
+    sender.send_if_modified(|current| {
+        let differs = current.subject() != subject.as_ref();
+        if differs {
+            *current = Resolved::new(subject);
+        }
+        differs
+    });
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::MESH;
+    use crate::{subject::Subject, testing::MESH};
     use hauberk_mesh::{MeshFile, TrustDomain};
 
     fn index(yaml: &str) -> Index {
@@ -117,7 +191,8 @@ mod tests {
     }
 
     fn ip(text: &str) -> Topic {
-        Topic::Ip(text.parse().expect("an address"))
+        let addr = SocketAddr::new(text.parse().expect("an address"), 80);
+        Topic::Addr(addr)
     }
 
     #[test]
@@ -141,11 +216,11 @@ mod tests {
     fn who_listens_to_nobody_hears_when_somebody_comes_and_goes() {
         let hub = Hub::new(index(MESH));
         let mut subscription = hub.subscribe(ip("10.1.0.9"));
-        assert_eq!(subscription.current(), None);
+        assert_eq!(subscription.current().subject(), None);
         hub.publish(index(&MESH.replace("10.1.0.3", "10.1.0.9")));
-        assert!(matches!(subscription.current(), Some(Subject::Pod(pod)) if pod.name == "web-1"));
+        assert!(matches!(subscription.current().subject(), Some(Subject::Pod(pod, _)) if pod.name == "web-1"));
         hub.publish(index(MESH));
-        assert_eq!(subscription.current(), None);
+        assert_eq!(subscription.current().subject(), None);
     }
 
     #[test]
@@ -156,6 +231,6 @@ mod tests {
         drop(first);
         assert_eq!(hub.state().topics.len(), 1);
         drop(second);
-        assert!(hub.state().topics.is_empty());
+        assert!(hub.state().topics.is_empty() && hub.state().by_port.is_empty());
     }
 }

@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use hauberk_destination::{Config, run};
-use hauberk_mesh::{CONTROL_NAMESPACE, TRUST_DOMAIN, TrustDomain};
+use hauberk_destination::{Config, Source, run};
+use hauberk_mesh::{CONTROL_NAMESPACE, Networks, TRUST_DOMAIN, TrustDomain};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -14,9 +14,12 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Parser)]
 #[command(name = "hauberk-destination", version)]
 struct Args {
-    /// The mesh: its networks, pods and services. Read again when it changes.
-    #[arg(long, env = "HAUBERK_SERVICES", value_name = "MESH.YAML")]
-    services: PathBuf,
+    #[command(flatten)]
+    source: SourceArgs,
+    /// With --kubernetes: pod, Service and node networks, as CIDRs with commas between. What nodes say of their pods'
+    /// networks is added.
+    #[arg(long, env = "HAUBERK_NETWORKS", value_name = "CIDR,…", default_value = "")]
+    networks: Networks,
     /// Where to serve gRPC.
     #[arg(long, env = "HAUBERK_LISTEN", default_value = "[::]:8086")]
     listen: SocketAddr,
@@ -46,6 +49,18 @@ struct Args {
     log: EnvFilter,
 }
 
+/// One of the two.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct SourceArgs {
+    /// The mesh: its networks, pods and services. Read again when it changes.
+    #[arg(long, env = "HAUBERK_SERVICES", value_name = "MESH.YAML")]
+    services: Option<PathBuf>,
+    /// The mesh is what the API server says: that of the cluster which this process runs in, or of KUBECONFIG.
+    #[arg(long, env = "HAUBERK_KUBERNETES")]
+    kubernetes: bool,
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let args = Args::parse();
@@ -62,7 +77,10 @@ async fn start(args: Args) -> anyhow::Result<()> {
     let domain = TrustDomain::new(&args.control_namespace, &args.trust_domain)?;
     tracing_subscriber::fmt().json().with_env_filter(args.log).with_writer(std::io::stderr).init();
     let config = Config {
-        services: args.services,
+        source: match args.source.services {
+            Some(path) => Source::MeshFile(path),
+            None => Source::Kubernetes { networks: args.networks },
+        },
         listen: args.listen,
         admin: args.admin,
         identity_addr: args.identity_addr,

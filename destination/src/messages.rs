@@ -71,7 +71,7 @@ fn weighted_addr(endpoint: &Endpoint) -> WeightedAddr {
     let meshed = endpoint.identity.as_ref().ok();
     WeightedAddr {
         addr: Some(endpoint.addr.into()),
-        weight: endpoint.pod.weight,
+        weight: endpoint.pod.as_ref().map_or(1, |pod| pod.weight),
         metric_labels: labels(endpoint).into_iter().collect(),
         tls_identity: meshed.map(tls_identity),
         protocol_hint: meshed.map(|_| ProtocolHint {
@@ -89,18 +89,20 @@ fn tls_identity(name: &IdentityName) -> TlsIdentity {
 
 /// The pod's own labels first: none of them can pass for what we say.
 fn labels(endpoint: &Endpoint) -> BTreeMap<String, String> {
-    let pod = &endpoint.pod;
-    let given = pod.labels.iter().filter(|(key, _)| !key.starts_with(RESERVED_LABEL_PREFIX));
+    let pod = endpoint.pod.as_deref();
+    let given = pod.into_iter().flat_map(|pod| &pod.labels).filter(|(key, _)| !key.starts_with(RESERVED_LABEL_PREFIX));
     let mut labels: BTreeMap<String, String> = given.map(|(key, value)| (key.clone(), value.clone())).collect();
     let mut say = |key: &str, value: &str| labels.insert(key.to_owned(), value.to_owned());
-    say("pod", &pod.name);
-    say("namespace", &pod.namespace);
-    say("serviceaccount", &pod.service_account);
+    if let Some(pod) = pod {
+        say("pod", &pod.name);
+        say("namespace", &pod.namespace);
+        say("serviceaccount", &pod.service_account);
+        if pod.terminating {
+            say(LABEL_TERMINATING, "true");
+        }
+    }
     if let Err(reason) = endpoint.identity {
         say(LABEL_REASON, reason.as_str());
-    }
-    if pod.terminating {
-        say(LABEL_TERMINATING, "true");
     }
     labels
 }
@@ -110,7 +112,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::index::{Mesh, Pod};
+    use crate::subject::{Mesh, Pod};
     use hauberk_mesh::{PortSet, Reason, TrustDomain};
     use proptest::{prelude::*, strategy::Strategy};
 
@@ -130,8 +132,9 @@ mod tests {
             terminating,
             weight: 3,
             labels: given.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            place: None,
         };
-        Endpoint { addr, pod: Arc::new(pod), identity }
+        Endpoint { addr, pod: Some(Arc::new(pod)), identity }
     }
 
     fn meshed(account: &str) -> Mesh {

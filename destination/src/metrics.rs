@@ -8,6 +8,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::kubernetes;
+
 /// Counters and gauges, and the registry that prints them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -15,6 +17,8 @@ pub struct Metrics {
     valid: Gauge,
     loads: Family<Load, Counter>,
     nameless: Gauge,
+    unmeshed: Family<Unmeshed, Gauge>,
+    watch_failures: Family<Watch, Counter>,
     streams: Family<Stream, Gauge>,
     refused: Family<Refusal, Counter>,
 }
@@ -42,6 +46,16 @@ struct Load {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Unmeshed {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Watch {
+    resource: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Stream {
     call: &'static str,
 }
@@ -60,6 +74,7 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("hauberk_destination");
         let (valid, loads, nameless) = (Gauge::default(), Family::default(), Gauge::default());
         let (streams, refused) = (Family::default(), Family::default());
+        let (unmeshed, watch_failures) = (Family::default(), Family::default());
         registry.register(
             "mesh_file_valid",
             "1 if the mesh file as it is now is in force, 0 if an older one is",
@@ -71,9 +86,19 @@ impl Default for Metrics {
             "Meshed pods left out, as their account can have no identity",
             nameless.clone(),
         );
+        registry.register(
+            "unmeshed_pods",
+            "Pods without a proxy that their namespace or their own label wants to have one",
+            Family::clone(&unmeshed),
+        );
+        registry.register(
+            "watch_failures",
+            "Lists and watches of the API server that failed",
+            Family::clone(&watch_failures),
+        );
         registry.register("streams", "Open streams", Family::clone(&streams));
         registry.register("refused", "Calls that got no stream", Family::clone(&refused));
-        Self { registry: Arc::new(registry), valid, loads, nameless, streams, refused }
+        Self { registry: Arc::new(registry), valid, loads, nameless, unmeshed, watch_failures, streams, refused }
     }
 }
 
@@ -94,6 +119,18 @@ impl Metrics {
     /// Notes how many pods are left out.
     pub(crate) fn nameless(&self, pods: usize) {
         self.nameless.set(pods as i64);
+    }
+
+    /// Notes how many pods are not meshed that should be.
+    pub(crate) fn unmeshed(&self, pods: &[(kubernetes::Unmeshed, usize)]) {
+        for (why, pods) in pods {
+            self.unmeshed.get_or_create(&Unmeshed { reason: why.as_str() }).set(*pods as i64);
+        }
+    }
+
+    /// Counts a list or watch that failed.
+    pub(crate) fn watch_failed(&self, resource: &'static str) {
+        self.watch_failures.get_or_create(&Watch { resource }).inc();
     }
 
     /// Counts a stream until what it returns is dropped.

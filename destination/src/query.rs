@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use hauberk_mesh::TrustDomain;
 
-use crate::index::{ServiceName, Topic};
+use crate::subject::{ServiceName, Topic};
 
 /// A DNS name of 253, a colon and a port.
 const MAX_LENGTH: usize = 253 + 6;
@@ -18,7 +18,7 @@ pub enum InvalidQuery {
     /// No address and no name.
     #[error(
         "{text:?} is not a destination: ask for ip:port, [ipv6]:port, <service>.<namespace>.svc.{domain}, \
-         <service>.<namespace>, or such a name with :port; a port is 1 to 65535"
+         <service>.<namespace>, one with <instance>. before it, or such a name with :port; a port is 1 to 65535"
     )]
     Form {
         /// What was asked.
@@ -33,8 +33,15 @@ pub enum InvalidQuery {
 pub enum Query {
     /// Whoever is at this address, IPv4 in its own form.
     Addr(SocketAddr),
-    /// A service; without a port: its only one, or 80.
-    Name(ServiceName, Option<u16>),
+    /// A service, or one of its instances; without a port: its only one, or 80.
+    Name {
+        /// The service.
+        service: ServiceName,
+        /// The instance, such as `web-0`.
+        instance: Option<String>,
+        /// The service's port.
+        port: Option<u16>,
+    },
 }
 
 impl Query {
@@ -53,8 +60,10 @@ impl Query {
     /// Whose changes change the answer.
     pub fn topic(&self) -> Topic {
         match self {
-            Self::Addr(addr) => Topic::Ip(addr.ip()),
-            Self::Name(name, _) => Topic::Name(name.clone()),
+            Self::Addr(addr) => Topic::Addr(*addr),
+            Self::Name { service, instance, port } => {
+                Topic::Name { service: service.clone(), instance: instance.clone(), port: *port }
+            }
         }
     }
 }
@@ -74,8 +83,14 @@ fn parse_name(text: &str, domain: &str) -> Option<Query> {
     }
     let suffix = host.strip_suffix(domain).and_then(|rest| rest.strip_suffix(".svc."));
     let (name, namespace) = suffix.unwrap_or(host).rsplit_once('.')?;
-    let valid = name.split('.').chain([namespace]).all(is_label);
-    valid.then(|| Query::Name(ServiceName { namespace: namespace.to_owned(), name: name.to_owned() }, port))
+    // The name of a service has no dot.
+    let (instance, name) = match name.split_once('.') {
+        Some((instance, name)) => (Some(instance), name),
+        None => (None, name),
+    };
+    let valid = instance.into_iter().chain([name, namespace]).all(is_label);
+    let service = ServiceName { namespace: namespace.to_owned(), name: name.to_owned() };
+    valid.then(|| Query::Name { service, instance: instance.map(str::to_owned), port })
 }
 
 fn is_label(text: &str) -> bool {
@@ -95,7 +110,9 @@ mod tests {
     #[test]
     fn addresses_and_names_are_told_apart() {
         let addr = |text: &str| Query::Addr(text.parse().expect("an address"));
-        let web = |port| Query::Name(ServiceName { namespace: "shop".to_owned(), name: "web".to_owned() }, port);
+        let service = || ServiceName { namespace: "shop".to_owned(), name: "web".to_owned() };
+        let web = |port| Query::Name { service: service(), instance: None, port };
+        let web_0 = |port| Query::Name { service: service(), instance: Some("web-0".to_owned()), port };
         for (text, query) in [
             ("10.2.0.1:80", addr("10.2.0.1:80")),
             ("[fd00::1]:80", addr("[fd00::1]:80")),
@@ -104,6 +121,8 @@ mod tests {
             ("web.shop:80", web(Some(80))),
             ("web.shop.svc.cluster.local", web(None)),
             ("web.shop.svc.cluster.local:65535", web(Some(65535))),
+            ("web-0.web.shop.svc.cluster.local", web_0(None)),
+            ("web-0.web.shop:80", web_0(Some(80))),
         ] {
             assert_eq!(parse(text), Ok(query), "{text}");
         }
@@ -126,6 +145,7 @@ mod tests {
             "web.shop:",
             "web.shop:80:80",
             "web..shop",
+            "x.web-0.web.shop",
             ".shop",
             "WEB.shop",
             "web.shop/x",

@@ -1,24 +1,25 @@
 //! The gRPC services. Each stream is pulled: it looks at the hub only when its reader has taken what came before, so a
 //! slow reader is told of the latest state and costs no memory meanwhile.
 
-use std::{pin::Pin, sync::Arc};
+use std::{net::IpAddr, pin::Pin, sync::Arc};
 
 use futures_util::{Stream, StreamExt as _, stream};
 use hauberk_api::networks::{self, WatchRequest, networks_server::Networks};
 use hauberk_identity::grpc::ConnectInfo;
-use hauberk_mesh::TrustDomain;
+use hauberk_mesh::{IdentityName, TrustDomain};
 use linkerd2_proxy_api::destination::{DestinationProfile, GetDestination, Update, destination_server::Destination};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    answer::Answer,
+    choice::Caller,
     hub::{Hub, Subscription},
-    index::ClusterNetworks,
-    messages::{profile, updates},
+    messages::profile,
     metrics::{Call, Metrics, OpenStream, Refused},
     query::Query,
     slots::{Bounds, Slot, Slots},
+    subject::{ClusterNetworks, Mesh, Subject, Topic},
+    told::Told,
 };
 
 /// `Destination` and `Networks`, over one hub. Clones are the same.
@@ -38,7 +39,41 @@ struct Shared {
 #[derive(Debug)]
 struct Place(#[expect(dead_code, reason = "held for its drop")] (Slot, OpenStream));
 
+/// What one stream listens to: its topic, and the pod that asks.
+#[derive(Debug)]
+struct Listening {
+    topic: Subscription,
+    caller: Subscription,
+    remote: IpAddr,
+    name: IdentityName,
+    domain: TrustDomain,
+}
+
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Listening {
+    /// What this caller is told now.
+    fn told(&mut self) -> Arc<Told> {
+        let caller = self.caller.current();
+        // Where it runs is what is known of the pod that has its address, if that is who the certificate names: not what
+        // it says itself.
+        let place = match caller.subject() {
+            Some(Subject::Caller(pod)) => match &pod.mesh {
+                Mesh::Proxy { identity: Ok(name), .. } if *name == self.name => pod.place.clone(),
+                _ => None,
+            },
+            _ => None,
+        };
+        self.topic.current().told(&Caller { ip: Some(self.remote), place }, &self.domain)
+    }
+
+    async fn changed(&mut self) {
+        tokio::select! {
+            () = self.topic.changed() => {}
+            () = self.caller.changed() => {}
+        }
+    }
+}
 
 impl Api {
     /// Answers from `hub`, in the mesh of `domain`. Streams end when `stop` is cancelled.
@@ -52,14 +87,15 @@ impl Api {
     }
 
     /// A place for one more stream of this caller, whose certificate was checked when it connected.
-    fn place<T>(&self, request: &Request<T>, call: Call) -> Result<Place, Status> {
-        let caller = request.extensions().get::<ConnectInfo>().filter(|info| info.peer.is_some());
-        let caller = caller.ok_or_else(|| Status::unauthenticated("a certificate of this mesh is required"))?;
-        let slot = self.0.slots.take(caller.remote).map_err(|error| {
+    fn place<T>(&self, request: &Request<T>, call: Call) -> Result<(Place, IpAddr, IdentityName), Status> {
+        let caller = request.extensions().get::<ConnectInfo>();
+        let caller = caller.and_then(|info| Some((info.remote, info.peer.as_ref()?.name.clone())));
+        let (remote, name) = caller.ok_or_else(|| Status::unauthenticated("a certificate of this mesh is required"))?;
+        let slot = self.0.slots.take(remote).map_err(|error| {
             self.0.metrics.refused(Refused::TooMany);
             Status::resource_exhausted(error.to_string())
         })?;
-        Ok(Place((slot, self.0.metrics.stream(call))))
+        Ok((Place((slot, self.0.metrics.stream(call))), remote.ip().to_canonical(), name))
     }
 
     fn query(&self, text: &str) -> Result<Query, Status> {
@@ -69,29 +105,27 @@ impl Api {
         })
     }
 
-    /// Tells of the subject of `query` and of its changes, in the words of `tell`.
+    /// Answers the question of `request` now and whenever the answer changes, in the words of `tell`.
     fn follow<T: Send + 'static>(
         &self,
-        query: Query,
-        place: Place,
-        mut tell: impl FnMut(&Answer) -> Vec<T> + Send + 'static,
-    ) -> Messages<T> {
-        let domain = self.0.domain.clone();
-        let subscription = self.0.hub.subscribe(query.topic());
-        let say = move |subscription: &mut Subscription| {
-            let subject = subscription.current();
-            tell(&Answer::of(subject.as_ref(), &query, &domain))
-        };
-        let batches =
-            stream::unfold((subscription, say, place, true), async |(mut subscription, mut say, place, first)| {
-                let mut messages = if first { say(&mut subscription) } else { Vec::new() };
-                while messages.is_empty() {
-                    subscription.changed().await;
-                    messages = say(&mut subscription);
-                }
-                Some((messages, (subscription, say, place, false)))
-            });
-        self.until_stop(batches.flat_map(stream::iter))
+        request: &Request<GetDestination>,
+        call: Call,
+        mut tell: impl FnMut(Arc<Told>) -> Vec<T> + Send + 'static,
+    ) -> Result<Response<Messages<T>>, Status> {
+        let (place, remote, name) = self.place(request, call)?;
+        let query = self.query(&request.get_ref().path)?;
+        let (topic, caller) = (self.0.hub.subscribe(query.topic()), self.0.hub.subscribe(Topic::Caller(remote)));
+        let listening = Listening { topic, caller, remote, name, domain: self.0.domain.clone() };
+        let say = move |listening: &mut Listening| tell(listening.told());
+        let batches = stream::unfold((listening, say, place, true), async |(mut listening, mut say, place, first)| {
+            let mut messages = if first { say(&mut listening) } else { Vec::new() };
+            while messages.is_empty() {
+                listening.changed().await;
+                messages = say(&mut listening);
+            }
+            Some((messages, (listening, say, place, false)))
+        });
+        Ok(Response::new(self.until_stop(batches.flat_map(stream::iter))))
     }
 
     fn until_stop<T: Send + 'static>(&self, messages: impl Stream<Item = T> + Send + 'static) -> Messages<T> {
@@ -105,28 +139,22 @@ impl Destination for Api {
     type GetProfileStream = Messages<DestinationProfile>;
 
     async fn get(&self, request: Request<GetDestination>) -> Result<Response<Self::GetStream>, Status> {
-        let place = self.place(&request, Call::Get)?;
-        let query = self.query(&request.get_ref().path)?;
         let mut sent = None;
-        let tell = move |answer: &Answer| {
-            let messages = updates(sent.as_ref(), answer);
-            sent = Some(answer.clone());
+        self.follow(&request, Call::Get, move |told| {
+            let messages = told.since(sent.as_ref()).to_vec();
+            sent = Some(told);
             messages
-        };
-        Ok(Response::new(self.follow(query, place, tell)))
+        })
     }
 
     async fn get_profile(&self, request: Request<GetDestination>) -> Result<Response<Self::GetProfileStream>, Status> {
-        let place = self.place(&request, Call::GetProfile)?;
-        let query = self.query(&request.get_ref().path)?;
         let mut sent = None;
-        let tell = move |answer: &Answer| {
-            let message = profile(answer);
+        self.follow(&request, Call::GetProfile, move |told| {
+            let message = profile(told.answer());
             let changed = sent.as_ref() != Some(&message);
             sent = Some(message.clone());
             changed.then_some(message).into_iter().collect()
-        };
-        Ok(Response::new(self.follow(query, place, tell)))
+        })
     }
 }
 
@@ -135,7 +163,7 @@ impl Networks for Api {
     type WatchStream = Messages<networks::ClusterNetworks>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let place = self.place(&request, Call::WatchNetworks)?;
+        let (place, ..) = self.place(&request, Call::WatchNetworks)?;
         let mut watched = self.0.hub.networks();
         watched.mark_changed();
         let states = stream::unfold((watched, place), async |(mut watched, place)| {

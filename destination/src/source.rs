@@ -134,7 +134,10 @@ mod tests {
     use std::{fs, os::unix::fs::symlink};
 
     use super::*;
-    use crate::{index::Topic, testing::MESH};
+    use crate::{
+        subject::{Subject, Topic},
+        testing::MESH,
+    };
 
     struct File {
         dir: tempfile::TempDir,
@@ -152,9 +155,9 @@ mod tests {
     }
 
     fn account(index: Option<Index>) -> Option<String> {
-        let topic = Topic::Ip("10.1.0.3".parse().expect("an address"));
+        let topic = Topic::Addr("10.1.0.3:80".parse().expect("an address"));
         match index?.subject(&topic) {
-            Some(crate::index::Subject::Pod(pod)) => Some(pod.service_account.clone()),
+            Some(Subject::Pod(pod, _)) => Some(pod.service_account.clone()),
             _ => None,
         }
     }

@@ -39,6 +39,9 @@ pub struct MeshConfig {
     pub image_pull_policy: PullPolicy,
     /// Of the proxy's container, where no annotation says otherwise.
     pub proxy_resources: Resources,
+    /// Three replicas of each part of the control plane.
+    #[serde(default)]
+    pub high_availability: bool,
     /// Defaults of what annotations set, by annotation (`hauberk.dev/…`).
     #[serde(default)]
     pub defaults: BTreeMap<String, String>,
@@ -110,6 +113,7 @@ impl Default for MeshConfig {
             controller_image: format!("hauberk.dev/hauberk-controller:{version}"),
             image_pull_policy: PullPolicy::default(),
             proxy_resources: Resources::default(),
+            high_availability: false,
             defaults: BTreeMap::new(),
         }
     }

@@ -5,6 +5,7 @@ use std::{
     io::{Read, Seek, SeekFrom},
     net::{IpAddr, Ipv4Addr, UdpSocket},
     path::PathBuf,
+    process::Command,
     time::Duration,
 };
 
@@ -12,7 +13,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use memchr::memmem;
 
 use crate::{
-    Lab, Process, Signal,
+    Lab, Process, Processes, Signal,
     flows::{Flow, flows},
     lab::BRIDGE,
     wait_for,
@@ -26,10 +27,16 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(60);
 /// Every host hears it, none listens: the capture has it after all that was sent before.
 const LAST_WORD: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 1, 255, 255), 9);
 
-/// A capture that is running.
+/// A capture on the lab's bridge that is running.
 #[derive(Debug)]
 pub struct Capture<'a> {
     lab: &'a Lab,
+    tcpdump: Tcpdump,
+}
+
+/// A capture on any device that is running.
+#[derive(Debug)]
+pub struct Tcpdump {
     process: Process,
     file: PathBuf,
 }
@@ -53,31 +60,48 @@ impl Lab {
     /// [`Lab::capture`], with so many MiB for what passes faster than tcpdump writes it down. If all fits in twice,
     /// nothing can be missed, however slow the machine.
     pub fn capture_with_buffer(&self, mib: u32) -> Result<Capture<'_>> {
-        let number = self.inner.next_capture();
-        let file = self.dir().join(format!("capture-{number}.pcap"));
-        let mut command = self.command("tcpdump");
-        let buffer_kib = (mib * 1024).to_string();
-        command.args(["-i", BRIDGE, "-n", "-s", "0", "-U", "-B", &buffer_kib, "-Z", "root", "-w"]).arg(&file);
-        let process = self.spawn(&format!("tcpdump-{number}"), &mut command)?;
-        wait_for("tcpdump listens", START_LIMIT, || {
-            process.check_running()?;
-            let log = process.log();
-            Ok(if log.contains("listening on") { Ok(()) } else { Err(log) })
-        })?;
-        Ok(Capture { lab: self, process, file })
+        let name = format!("tcpdump-{}", self.inner.next_capture());
+        let tcpdump = Tcpdump::start(&self.inner.processes, &name, self.command("tcpdump"), BRIDGE, mib)?;
+        Ok(Capture { lab: self, tcpdump })
     }
 }
 
 impl Capture<'_> {
     /// Waits until all packets so far are in the file, ends the capture and reads it.
     pub fn stop(self) -> Result<Captured> {
-        let word = format!("the last word of {}", self.process.name());
-        self.lab.enter(|| -> Result<()> {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-            socket.set_broadcast(true)?;
-            socket.send_to(word.as_bytes(), LAST_WORD)?;
-            Ok(())
+        let lab = self.lab;
+        self.tcpdump.stop(|word| {
+            lab.enter(|| {
+                let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+                socket.set_broadcast(true)?;
+                socket.send_to(word, LAST_WORD)?;
+                Ok(())
+            })
+        })
+    }
+}
+
+impl Tcpdump {
+    /// Begins to capture every packet on `device`; returns once it does. `command` runs tcpdump where the device is,
+    /// `mib` is the kernel's buffer: what passes while tcpdump waits for the disk, or for its turn.
+    pub fn start(processes: &Processes, name: &str, mut command: Command, device: &str, mib: u32) -> Result<Self> {
+        let file = processes.dir().join(format!("{name}.pcap"));
+        let buffer_kib = (mib * 1024).to_string();
+        command.args(["-i", device, "-n", "-s", "0", "-U", "-B", &buffer_kib, "-Z", "root", "-w"]).arg(&file);
+        let process = processes.spawn(name, &mut command)?;
+        wait_for("tcpdump listens", START_LIMIT, || {
+            process.check_running()?;
+            let log = process.log();
+            Ok(if log.contains("listening on") { Ok(()) } else { Err(log) })
         })?;
+        Ok(Self { process, file })
+    }
+
+    /// Lets `say` send a packet with that text over the device; when it has been written, all packets before it have
+    /// been. Then ends the capture and reads it.
+    pub fn stop(self, say: impl FnOnce(&[u8]) -> Result<()>) -> Result<Captured> {
+        let word = format!("the last word of {}", self.process.name());
+        say(word.as_bytes())?;
         self.wait_for_word(word.as_bytes())?;
         self.process.signal(Signal::SIGINT)?;
         self.process.wait_exit(FLUSH_LIMIT)?;

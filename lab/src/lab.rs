@@ -1,9 +1,8 @@
 //! The lab itself: the node's namespace with the bridge, the pods, the processes and their logs.
 
 use std::{
-    fs::{self, File, Permissions},
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -14,12 +13,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use hauberk_mesh::MeshFile;
-use tempfile::TempDir;
 
-use crate::{
-    Pod, PodOptions, Process, ServiceOptions, control::Control, mesh_yaml::to_yaml, netns::Netns, process::Shared,
-    spawner::Spawner,
-};
+use crate::{Pod, PodOptions, Process, Processes, ServiceOptions, control::Control, mesh_yaml::to_yaml, netns::Netns};
 
 /// Where IPv4 addresses of services are. Nobody has one: whatever the proxy does not take is unreachable.
 pub const SERVICE_NETWORK_V4: &str = "10.2.0.0/16";
@@ -43,33 +38,26 @@ pub struct Lab {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) node: Netns,
-    spawner: Spawner,
-    processes: Mutex<Vec<Arc<Shared>>>,
+    pub(crate) processes: Processes,
     pods: AtomicU16,
     captures: AtomicU16,
     mesh: Mutex<MeshFile>,
     pub(crate) control: Mutex<Option<Control>>,
-    dir: TempDir,
 }
 
 impl Lab {
     /// A node with a bridge, and no pods yet.
     pub fn new() -> Result<Self> {
         ensure!(nix::unistd::Uid::effective().is_root(), "network namespaces need root: run this as root");
-        let dir = tempfile::Builder::new().prefix("hauberk-lab-").tempdir()?;
-        // Proxies and servers run as users of their own and have their files here.
-        fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
         let networks = format!("{POD_NETWORKS},{SERVICE_NETWORK_V4},{SERVICE_NETWORK_V6}");
         let networks = networks.parse().expect("the lab's networks are valid");
         let inner = Inner {
             node: node()?,
-            spawner: Spawner::new()?,
-            processes: Mutex::default(),
+            processes: Processes::new("hauberk-lab-")?,
             pods: AtomicU16::new(0),
             captures: AtomicU16::new(0),
             mesh: Mutex::new(MeshFile { networks, ..MeshFile::default() }),
             control: Mutex::default(),
-            dir,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -122,7 +110,7 @@ impl Lab {
 
     /// Files of the lab: logs, and a directory for each pod. Gone with the lab.
     pub fn dir(&self) -> &Path {
-        self.inner.dir.path()
+        self.inner.dir()
     }
 
     /// `program` in the node's namespace: it sees the bridge, and every pod's end of its wire there.
@@ -143,12 +131,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            for process in self.inner.processes().iter() {
-                eprintln!("{}", process.report());
-            }
-        }
-        self.inner.spawner.end();
+        self.inner.processes.end();
         // Its pods hold the lab, which holds them.
         *self.inner.control() = None;
     }
@@ -156,21 +139,11 @@ impl Drop for Lab {
 
 impl Inner {
     pub(crate) fn dir(&self) -> &Path {
-        self.dir.path()
+        self.processes.dir()
     }
 
-    /// Starts `command` with its output in `<name>.log`. Takes what is in `command`, which is useless afterwards:
-    /// so calls read like those of `Command::spawn`.
     pub(crate) fn spawn(&self, name: &str, command: &mut Command) -> Result<Process> {
-        let path = self.dir().join(format!("{name}.log"));
-        let log = File::options().create(true).append(true).open(&path)?;
-        // A group of its own: Ctrl-C at a terminal is for the owner, who ends them in order.
-        command.stderr(log.try_clone()?).stdout(log).process_group(0);
-        let command = std::mem::replace(command, Command::new("false"));
-        let child = self.spawner.spawn(command).with_context(|| format!("cannot start {name}"))?;
-        let process = Process::watch(name.to_owned(), child, path);
-        self.processes().push(process.shared().clone());
-        Ok(process)
+        self.processes.spawn(name, command)
     }
 
     /// Lets the node deliver packets for `ip`, which lies outside the pods' networks.
@@ -184,10 +157,6 @@ impl Inner {
 
     pub(crate) fn mesh(&self) -> MutexGuard<'_, MeshFile> {
         self.mesh.lock().expect("no one panics with the lock held")
-    }
-
-    fn processes(&self) -> MutexGuard<'_, Vec<Arc<Shared>>> {
-        self.processes.lock().expect("no one panics with the lock held")
     }
 }
 

@@ -14,8 +14,9 @@ use nix::sched::{CloneFlags, setns, unshare};
 /// What programs find in `PATH`: some of Debian's tools live in `sbin`.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// A network namespace, held open.
 #[derive(Debug)]
-pub(crate) struct Netns {
+pub struct Netns {
     handle: File,
     path: String,
 }
@@ -27,7 +28,16 @@ impl Netns {
             unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace: run this as root")?;
             Ok(File::open("/proc/thread-self/ns/net")?)
         });
-        let handle = made.join().expect("the thread does not panic")?;
+        Self::held(made.join().expect("the thread does not panic")?)
+    }
+
+    /// That of the process `pid`.
+    pub fn of(pid: u32) -> Result<Self> {
+        let path = format!("/proc/{pid}/ns/net");
+        Self::held(File::open(&path).with_context(|| format!("cannot open {path}"))?)
+    }
+
+    fn held(handle: File) -> Result<Self> {
         // The number that /proc has for us, which in a nested PID namespace is not the one of getpid.
         let pid = fs::read_link("/proc/self").context("/proc is not mounted")?;
         let path = format!("/proc/{}/fd/{}", pid.display(), handle.as_raw_fd());
@@ -35,13 +45,13 @@ impl Netns {
     }
 
     /// Where other processes can open the namespace while this one lives.
-    pub(crate) fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         &self.path
     }
 
     /// Runs `work` on a thread of its own inside the namespace: its sockets, `/proc/net` and `/proc/sys/net` are the
     /// namespace's. A panic goes on in the caller.
-    pub(crate) fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let inside = || {
             setns(&self.handle, CloneFlags::CLONE_NEWNET).expect("the namespace is open and this process may enter it");
             work()
@@ -54,7 +64,7 @@ impl Netns {
 
     /// `program` inside the namespace, as `user` (root if none), with a clean environment and no input. It dies with
     /// the thread that starts it.
-    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>, user: Option<u32>) -> Command {
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>, user: Option<u32>) -> Command {
         let mut command = Command::new("nsenter");
         command.env_clear().env("PATH", PATH).stdin(Stdio::null());
         command.arg(format!("--net={}", self.path)).args(["setpriv", "--pdeathsig", "KILL"]);

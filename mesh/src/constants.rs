@@ -77,3 +77,9 @@ pub const TRUST_ROOTS_KEY: &str = "ca-bundle.pem";
 pub const TRUST_GENERATION_KEY: &str = "generation";
 /// Name of the webhook's configuration in the API server.
 pub const WEBHOOK_CONFIGURATION: &str = "hauberk-webhook";
+/// The Secret of the control namespace that holds the root's key: only identity's leader reads it, while it signs.
+pub const ROOT_SECRET: &str = "hauberk-identity-root";
+/// The Secret of the control namespace that holds the issuer's key and chain, and the state of rotation.
+pub const ISSUER_SECRET: &str = "hauberk-identity-issuer";
+/// The Secret of the control namespace that holds the webhook's CA and certificates.
+pub const WEBHOOK_SECRET: &str = "hauberk-webhook-tls";

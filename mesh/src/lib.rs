@@ -12,9 +12,12 @@ mod meshfile;
 mod net;
 #[macro_use]
 mod terms;
+mod admission;
 mod probe;
+mod service_links;
 mod spec;
 
+pub use admission::{RefusalReason, SkipReason};
 pub use connection::{Close, Connection, Connections, TlsDetails};
 pub use constants::*;
 pub use duration::{InvalidDuration, format_duration, parse_duration};

@@ -35,6 +35,12 @@ impl PortSet {
         self.0.iter().any(|&(low, high)| (low..=high).contains(&port))
     }
 
+    /// Whether every port of `other` is in the set.
+    pub fn includes(&self, other: &Self) -> bool {
+        // Neighbouring ranges are merged, so a range lies in one of ours or not at all.
+        other.0.iter().all(|&(low, high)| self.0.iter().any(|&(least, most)| least <= low && high <= most))
+    }
+
     /// No port at all.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -99,6 +105,11 @@ impl Networks {
         self.0.iter().any(|net| net.contains(&ip))
     }
 
+    /// Whether each network of `other` lies in one of these.
+    pub fn includes(&self, other: &Self) -> bool {
+        other.0.iter().all(|inner| self.0.iter().any(|outer| outer.contains(inner)))
+    }
+
     /// No network at all.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -143,6 +154,12 @@ impl Exception {
     /// Whether the exception covers `addr`: the peer's address, with the port of the accepting side.
     pub fn covers(&self, addr: SocketAddr) -> bool {
         self.network.contains(&addr.ip().to_canonical()) && (self.ports.is_empty() || self.ports.contains(addr.port()))
+    }
+
+    /// Whether all that `other` covers is covered.
+    pub fn includes(&self, other: &Self) -> bool {
+        let ports = self.ports.is_empty() || (!other.ports.is_empty() && self.ports.includes(&other.ports));
+        self.network.contains(&other.network) && ports
     }
 }
 
@@ -197,6 +214,21 @@ mod tests {
         let set: PortSet = "4005-4010, 22,4000-4006,23,65535".parse().expect("valid");
         assert_eq!(set.to_string(), "22-23,4000-4010,65535");
         assert!(set.contains(4010) && set.contains(65535) && !set.contains(4011) && !set.contains(21));
+    }
+
+    #[test]
+    fn a_set_includes_what_is_no_wider() {
+        let ports = |text: &str| text.parse::<PortSet>().expect("valid");
+        assert!(ports("20-30,40").includes(&ports("22-25,40")) && ports("1").includes(&PortSet::default()));
+        assert!(!ports("20-30,40").includes(&ports("30-40")) && !PortSet::default().includes(&ports("1")));
+        let nets = |text: &str| text.parse::<Networks>().expect("valid");
+        assert!(nets("10.0.0.0/8,fd00::/8").includes(&nets("10.9.0.0/16,fd09::1")));
+        assert!(!nets("10.9.0.0/16").includes(&nets("10.0.0.0/8")) && !nets("10.0.0.0/8").includes(&nets("::/0")));
+        let exception = |text: &str| text.parse::<Exception>().expect("valid");
+        assert!(exception("10.0.0.0/8").includes(&exception("10.1.0.0/16@22")));
+        assert!(exception("10.0.0.0/8@20-25").includes(&exception("10.1.0.0/16@22")));
+        assert!(!exception("10.0.0.0/8@22").includes(&exception("10.1.0.0/16")));
+        assert!(!exception("10.1.0.0/16").includes(&exception("10.0.0.0/8@22")));
     }
 
     #[test]

@@ -21,6 +21,13 @@ terms! {
     }
 }
 
+impl ProbeKind {
+    /// Whether it is a lifecycle hook. Kubelet takes every answer to a hook for a success.
+    pub const fn is_hook(self) -> bool {
+        matches!(self, Self::PostStart | Self::PreStop)
+    }
+}
+
 /// One declared probe or hook. At most one for each container and kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -71,6 +78,15 @@ pub enum ProbeAction {
         #[serde(default, skip_serializing_if = "String::is_empty")]
         service: String,
     },
+}
+
+impl ProbeAction {
+    /// The port that is asked.
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::HttpGet { port, .. } | Self::TcpSocket { port, .. } | Self::Grpc { port, .. } => *port,
+        }
+    }
 }
 
 impl Probe {

@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     Egress, Exception, IdentityName, InvalidLimits, Limits, Networks, PROXY_UID, PortSet, Probe, TlsMode, TrustDomain,
+    service_links::is_service_link,
 };
 
 /// A variable that is missing or not valid.
@@ -172,9 +173,11 @@ impl ProxySpec {
         all.into_iter().filter(|(_, value)| !value.is_empty()).collect()
     }
 
-    /// Reads the variables that start with `HAUBERK_`; others are not ours. Every error names the variable.
+    /// Reads the variables that start with `HAUBERK_`; others are not ours, nor are those that kubelet makes of Services
+    /// whose name starts so. Every error names the variable.
     pub fn from_env(vars: impl IntoIterator<Item = (String, String)>) -> Result<Self, InvalidSpec> {
-        let vars: Vec<_> = vars.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
+        let ours = |name: &str| name.starts_with(PREFIX) && !is_service_link(name);
+        let vars: Vec<_> = vars.into_iter().filter(|(name, _)| ours(name)).collect();
         if let Some((name, _)) = vars.iter().find(|(name, _)| !ALL.contains(&name.as_str())) {
             return Err(InvalidSpec::Unknown(name.clone()));
         }
@@ -386,6 +389,14 @@ mod tests {
         }
         let unknown = valid.iter().cloned().chain([("HAUBERK_TSL".to_owned(), "required".to_owned())]);
         assert_eq!(ProxySpec::from_env(unknown), Err(InvalidSpec::Unknown("HAUBERK_TSL".to_owned())));
+    }
+
+    #[test]
+    fn services_whose_name_starts_like_our_variables_are_not_ours() {
+        let spec = spec();
+        let link = ("HAUBERK_DEMO_SERVICE_HOST".to_owned(), "10.2.0.9".to_owned());
+        assert_eq!(ProxySpec::from_env(env(&spec).into_iter().chain([link])), Ok(spec));
+        assert!(!ALL.iter().any(|name| is_service_link(name)));
     }
 
     proptest! {

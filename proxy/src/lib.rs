@@ -5,6 +5,7 @@ mod balance;
 pub mod bypass;
 mod connections;
 pub mod discovery;
+mod drain;
 mod endpoint;
 pub mod first_bytes;
 #[doc(hidden)]
@@ -21,6 +22,7 @@ mod outbound;
 mod places;
 mod policy;
 mod pool;
+mod probes;
 mod proxy;
 pub mod records;
 mod relay;

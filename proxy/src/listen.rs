@@ -3,7 +3,6 @@
 use std::{fs::File, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
-use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -91,8 +90,6 @@ async fn accept_each<P, F: Future<Output = ()> + Send + 'static>(
         match accepted {
             Ok((tcp, addr)) => match place(addr) {
                 Some(place) => {
-                    // Fails only on a connection that is gone already; serving it finds that out.
-                    let _ = socket::tune(SockRef::from(&tcp));
                     open.spawn(connection(tcp, addr, place));
                 }
                 None => refuse(metrics, role, &tcp),

@@ -103,9 +103,10 @@ fn discovery() -> Result<Seeds> {
             terminating: host == 3,
             weight: 1,
             labels: BTreeMap::new(),
+            place: None,
         };
         let identity = if meshed { Ok(identity) } else { Err(Reason::PeerNotMeshed) };
-        Ok((addr, Endpoint { addr, pod: Arc::new(pod), identity }))
+        Ok((addr, Endpoint { addr, pod: Some(Arc::new(pod)), identity }))
     };
     let service = |endpoints| Answer::Service {
         fqdn: "web.shop.svc.cluster.local".to_owned(),

@@ -95,6 +95,15 @@ pub struct Proof {
     lines: Vec<Line>,
 }
 
+/// Who runs a test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Run {
+    /// `make test`.
+    Test,
+    /// `make e2e`.
+    E2e,
+}
+
 /// One thing that must be shown.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -102,8 +111,12 @@ struct Line {
     id: String,
     issue: String,
     says: String,
+    /// Of `make test`.
     #[serde(default)]
     tests: Vec<String>,
+    /// Of `make e2e`.
+    #[serde(default)]
+    e2e: Vec<String>,
     not_done: Option<String>,
 }
 
@@ -118,21 +131,21 @@ impl Proof {
         let mut faults = Vec::from_iter(self.order());
         for line in &self.lines {
             faults.extend(line.lint());
-            let unknown = line.tests.iter().filter(|name| !functions.contains(function(name)));
+            let unknown = line.all().filter(|name| !functions.contains(function(name)));
             faults.extend(unknown.map(|name| Fault::Unknown { id: line.id.clone(), name: name.clone() }));
         }
         faults
     }
 
-    /// The named tests that are not in `passed`.
-    pub fn not_run(&self, passed: &BTreeSet<String>) -> Vec<Fault> {
-        let named = self.lines.iter().flat_map(|line| line.tests.iter().map(|name| (line.id.clone(), name.clone())));
+    /// The named tests of `run` that are not in `passed`.
+    pub fn not_run(&self, run: Run, passed: &BTreeSet<String>) -> Vec<Fault> {
+        let named = self.lines.iter().flat_map(|line| line.of(run).iter().map(|name| (line.id.clone(), name.clone())));
         named.filter(|(_, name)| !passed.contains(name)).map(|(id, name)| Fault::NotRun { id, name }).collect()
     }
 
     /// How many lines have tests, and how many there are.
     pub fn shown(&self) -> (usize, usize) {
-        (self.lines.iter().filter(|line| !line.tests.is_empty()).count(), self.lines.len())
+        (self.lines.iter().filter(|line| line.all().next().is_some()).count(), self.lines.len())
     }
 
     /// The first place where the IDs are not as they must be; what follows it would only repeat it.
@@ -160,19 +173,30 @@ impl Proof {
 }
 
 impl Line {
+    fn of(&self, run: Run) -> &[String] {
+        match run {
+            Run::Test => &self.tests,
+            Run::E2e => &self.e2e,
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &String> {
+        self.tests.iter().chain(&self.e2e)
+    }
+
     fn lint(&self) -> Vec<Fault> {
         let id = || self.id.clone();
         let mut faults = Vec::new();
         if self.says.trim().is_empty() {
             faults.push(Fault::Silent(id()));
         }
-        match (self.tests.is_empty(), self.not_done.as_deref().map(str::trim)) {
+        match (self.all().next().is_none(), self.not_done.as_deref().map(str::trim)) {
             (true, None | Some("")) => faults.push(Fault::Neither(id())),
             (false, Some(_)) => faults.push(Fault::Both(id())),
             _ => {}
         }
         let mut seen = BTreeSet::new();
-        for name in &self.tests {
+        for name in self.all() {
             if !is_name(name) {
                 faults.push(Fault::Name { id: id(), name: name.clone() });
             }

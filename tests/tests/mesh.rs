@@ -18,6 +18,8 @@ mod bypass;
 mod certificate;
 #[path = "mesh/common.rs"]
 mod common;
+#[path = "mesh/drain.rs"]
+mod drain;
 #[path = "mesh/endings.rs"]
 mod endings;
 #[path = "mesh/evidence.rs"]
@@ -32,6 +34,8 @@ mod grpc;
 mod idle;
 #[path = "mesh/ipv6.rs"]
 mod ipv6;
+#[path = "mesh/killed.rs"]
+mod killed;
 #[path = "mesh/labels.rs"]
 mod labels;
 #[path = "mesh/last_words.rs"]
@@ -48,6 +52,8 @@ mod peers;
 mod places;
 #[path = "mesh/postgresql.rs"]
 mod postgresql;
+#[path = "mesh/probes.rs"]
+mod probes;
 #[path = "mesh/reasons.rs"]
 mod reasons;
 #[path = "mesh/redis.rs"]
@@ -56,6 +62,8 @@ mod redis;
 mod required;
 #[path = "mesh/reuse.rs"]
 mod reuse;
+#[path = "mesh/rollout.rs"]
+mod rollout;
 #[path = "mesh/scene.rs"]
 mod scene;
 #[path = "mesh/series.rs"]

@@ -172,8 +172,9 @@ mod tests {
             terminating,
             weight: 1,
             labels: BTreeMap::new(),
+            place: None,
         };
-        Told { addr, pod: Arc::new(pod), identity: identity.map_err(|_| Reason::PeerNotMeshed) }
+        Told { addr, pod: Some(Arc::new(pod)), identity: identity.map_err(|_| Reason::PeerNotMeshed) }
     }
 
     fn service(endpoints: impl IntoIterator<Item = Told>, affinity_seconds: Option<u32>) -> Answer {
@@ -187,7 +188,7 @@ mod tests {
     fn expected(answer: &Answer) -> Known {
         let endpoint = |(addr, told): (_, &Told)| {
             let account = told.identity.as_ref().ok().map(|name| name.service_account().to_owned());
-            (addr, account, told.pod.terminating)
+            (addr, account, told.pod.as_ref().is_some_and(|pod| pod.terminating))
         };
         let endpoints = answer.endpoints().into_iter().map(endpoint).collect();
         match answer {

@@ -96,7 +96,7 @@ proptest! {
                             && named.iter().any(|host| addr(*host) == addr_held) => prop_assert_eq!(chosen.addr(), addr_held),
                         _ => {
                             let others = named.iter().filter_map(|host| balancer.state.lock().expect("held by nobody")
-                                .endpoints.iter().find(|it| it.addr() == addr(*host)).cloned());
+                                .endpoints.iter().find(|it| it.0.addr() == addr(*host)).map(|it| it.0.clone()));
                             let healthy = others.into_iter().any(|it| !it.candidate(now).cooling);
                             prop_assert!(!chosen.candidate(now).cooling || !healthy, "what failed lately comes last");
                         }

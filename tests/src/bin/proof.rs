@@ -1,4 +1,5 @@
-//! Checks `docs/proof.toml`: `proof lint` against the sources, `proof ran LOG` against what `cargo test` printed.
+//! Checks `docs/proof.toml`: `proof lint` against the sources, `proof ran LOG` and `proof ran-e2e LOG` against what
+//! `cargo test` printed in `make test` and in `make e2e`.
 //! To be run at the root of the tree.
 
 use std::{
@@ -9,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use hauberk_tests::proof::{Fault, Proof, passed, test_functions};
+use hauberk_tests::proof::{Fault, Proof, Run, passed, test_functions};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -28,8 +29,9 @@ fn run(arguments: &[&str]) -> Result<bool> {
     let proof = Proof::parse(&read(Path::new("docs/proof.toml"))?)?;
     let faults = match arguments {
         ["lint"] => proof.lint(&sources()?),
-        ["ran", log] => proof.not_run(&passed(&read(Path::new(log))?)),
-        _ => bail!("write `proof lint`, or `proof ran LOG` with what `cargo test` printed"),
+        ["ran", log] => proof.not_run(Run::Test, &passed(&read(Path::new(log))?)),
+        ["ran-e2e", log] => proof.not_run(Run::E2e, &passed(&read(Path::new(log))?)),
+        _ => bail!("write `proof lint`, or `proof ran LOG` (or `ran-e2e`) with what `cargo test` printed"),
     };
     report(&proof, &faults);
     Ok(faults.is_empty())

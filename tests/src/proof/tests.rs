@@ -155,7 +155,10 @@ fn what_passed_is_read_from_the_output_of_cargo() {
 #[test]
 fn a_named_test_must_have_run_and_passed_in_its_own_binary() {
     let passed = passed(LOG);
-    assert_eq!(naming("\"two-words it_runs\", \"hauberk_proxy wire::tests::it_holds\"").not_run(&passed), []);
+    assert_eq!(
+        naming("\"two-words it_runs\", \"hauberk_proxy wire::tests::it_holds\"").not_run(Run::Test, &passed),
+        []
+    );
     for name in [
         "two-words wire::tests::it_holds",
         "hauberk_proxy it_holds",
@@ -165,7 +168,20 @@ fn a_named_test_must_have_run_and_passed_in_its_own_binary() {
         "two-words it_is_documented",
         "other it_runs",
     ] {
-        let faults = messages(&naming(&format!("\"{name}\", \"two-words it_runs\"")).not_run(&passed));
+        let faults = messages(&naming(&format!("\"{name}\", \"two-words it_runs\"")).not_run(Run::Test, &passed));
         assert_eq!(faults, [format!("D02: the test {name:?} did not run and pass")]);
     }
+}
+
+#[test]
+fn what_make_e2e_runs_is_looked_for_there_and_nowhere_else() {
+    let proof = document("K06", |line| line.replace("not-done = \"later\"", "e2e = [\"full it_runs\"]"));
+    assert_eq!(proof.lint(&functions(&["it_runs"])), []);
+    assert_eq!(proof.shown(), (1, LINES));
+    assert_eq!(messages(&proof.lint(&functions(&[]))), ["K06: no source has the test \"full it_runs\""]);
+    assert_eq!(proof.not_run(Run::Test, &BTreeSet::new()), []);
+    assert_eq!(
+        messages(&proof.not_run(Run::E2e, &BTreeSet::new())),
+        ["K06: the test \"full it_runs\" did not run and pass"]
+    );
 }

@@ -152,6 +152,8 @@ pub(crate) fn at_rate(
     until: impl Fn() -> bool + Send + Sync,
 ) -> Outcome {
     const TICK: Duration = Duration::from_millis(10);
+    /// Open at once: where the machine does not keep up, the rate falls, and descriptors do not run out.
+    const AT_ONCE: usize = 1000;
     pod.enter(|| {
         runtime().block_on(async {
             let (begin, mut outcome, mut visits) = (Instant::now(), Outcome::default(), JoinSet::new());
@@ -160,6 +162,7 @@ pub(crate) fn at_rate(
             while !until() {
                 ticks.tick().await;
                 let due = (begin.elapsed().as_secs_f64() * rate as f64) as usize;
+                let due = due.min(started + AT_ONCE.saturating_sub(visits.len()));
                 for number in started..due {
                     let from = from[number % from.len()];
                     visits.spawn(async move {

@@ -1,0 +1,17 @@
+//! The parts against real API servers, without nodes. One binary, so that it links once. What needs pods that run is in
+//! `e2e/tests`.
+
+#[path = "apiserver/cli.rs"]
+mod cli;
+#[path = "apiserver/cli_inject.rs"]
+mod cli_inject;
+#[path = "apiserver/cli_install.rs"]
+mod cli_install;
+#[path = "apiserver/cli_uninstall.rs"]
+mod cli_uninstall;
+#[path = "apiserver/control_plane.rs"]
+mod control_plane;
+#[path = "apiserver/identity.rs"]
+mod identity;
+#[path = "apiserver/lease.rs"]
+mod lease;
