@@ -91,7 +91,7 @@ fn any_bytes_to_any_listener_end_no_process_and_make_none_grow() {
     ];
     let strategy =
         (select(&BEGINNINGS[..]), vec(any::<u8>(), 0..3000)).prop_map(|(begin, rest)| [begin, &rest].concat());
-    let mut round = || {
+    let round = || {
         let mut runner = TestRunner::new(Config { cases: CASES, failure_persistence: None, ..Config::default() });
         let sent = runner.run(&strategy, |bytes| {
             targets.iter().for_each(|target| send(target, &bytes));
