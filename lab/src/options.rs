@@ -23,6 +23,7 @@ pub struct PodOptions {
     pub(crate) spec: ProxySpec,
     pub(crate) proxy_env: Vec<(String, String)>,
     pub(crate) clock: Option<i64>,
+    pub(crate) proxy_args: Vec<String>,
 }
 
 impl PodOptions {
@@ -46,6 +47,7 @@ impl PodOptions {
             spec: ProxySpec::new(identity, unset, unset, String::new()),
             proxy_env: Vec::new(),
             clock: None,
+            proxy_args: Vec::new(),
         }
     }
 
@@ -159,6 +161,12 @@ impl PodOptions {
     /// Its proxy's clock is off by so many seconds (Debian's `faketime`); waits are as long as ever.
     pub fn clock(mut self, seconds: i64) -> Self {
         self.clock = Some(seconds);
+        self
+    }
+
+    /// More arguments of its proxy, behind `run`.
+    pub fn proxy_args<'a>(mut self, args: impl IntoIterator<Item = &'a str>) -> Self {
+        self.proxy_args.extend(args.into_iter().map(str::to_owned));
         self
     }
 

@@ -95,7 +95,7 @@ impl Pod {
             None => self.command_as(uid, binary),
             Some(seconds) => self.with_clock(seconds, uid, &binary),
         };
-        command.arg("run").env("RUST_LOG", "info").envs(spec.to_env());
+        command.arg("run").args(&self.options().proxy_args).env("RUST_LOG", "info").envs(spec.to_env());
         command.envs(self.options().proxy_env.iter().map(|(name, value)| (name, value)));
         let process = self.spawn("proxy", &mut command)?;
         self.proxy_state().process = Some(process);

@@ -30,8 +30,10 @@ mod run;
 mod secure;
 mod series;
 mod socket;
+mod threads;
 mod upstream;
 pub mod wire;
 
 pub use run::{RunError, run};
 pub use secure::RecordLayer;
+pub use threads::threads;

@@ -62,7 +62,7 @@ pub(crate) struct BypassLabels {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ProbeLabels {
-    kind: Term,
+    probe: Term,
     /// `success` or `failure`.
     result: Term,
 }
@@ -187,7 +187,7 @@ impl Metrics {
         drop(self.accept_errors.get_or_create(&ListenerLabel { listener: Term(PROBES) }));
         for kind in ProbeKind::ALL.iter().copied() {
             for result in ["success", "failure"] {
-                drop(self.probes.get_or_create(&ProbeLabels { kind: Term(kind.as_str()), result: Term(result) }));
+                drop(self.probes.get_or_create(&ProbeLabels { probe: Term(kind.as_str()), result: Term(result) }));
             }
         }
     }
@@ -228,7 +228,7 @@ impl Metrics {
 
     pub(crate) fn probed(&self, kind: ProbeKind, succeeds: bool) {
         let result = Term(if succeeds { "success" } else { "failure" });
-        self.probes.get_or_create(&ProbeLabels { kind: Term(kind.as_str()), result }).inc();
+        self.probes.get_or_create(&ProbeLabels { probe: Term(kind.as_str()), result }).inc();
     }
 
     pub(crate) fn certificate(&self, identity: &str, expires: SystemTime, generation: u64, trust: u64) {

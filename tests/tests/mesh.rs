@@ -80,5 +80,7 @@ mod standalone;
 mod streams;
 #[path = "mesh/talk.rs"]
 mod talk;
+#[path = "mesh/threads.rs"]
+mod threads;
 #[path = "mesh/websocket.rs"]
 mod websocket;

@@ -116,7 +116,7 @@ async fn whoever_asks_meanwhile_gets_the_same_answer_and_the_application_is_aske
     released.notify_one();
     assert_eq!(kubelet.ask(&probe).await, Some((418, String::new())));
     assert_eq!(app.accepted(), 2, "what has ended is asked anew");
-    let counted = r#"hauberk_probes_total{kind="readiness",result="failure"} 11"#;
+    let counted = r#"hauberk_probes_total{probe="readiness",result="failure"} 11"#;
     assert!(kubelet.metrics().contains(counted), "{}", kubelet.metrics());
 }
 

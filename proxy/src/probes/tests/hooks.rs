@@ -14,7 +14,7 @@ async fn whatever_the_application_answers_is_passed_on() {
         let hook = probe(kind, http(app.port, "/shutdown"));
         let kubelet = Kubelet::new(std::slice::from_ref(&hook));
         assert_eq!(kubelet.ask(&hook).await, Some((500, String::new())), "{kind}");
-        let counted = format!(r#"hauberk_probes_total{{kind="{kind}",result="success"}} 1"#);
+        let counted = format!(r#"hauberk_probes_total{{probe="{kind}",result="success"}} 1"#);
         assert!(kubelet.metrics().contains(&counted), "{}", kubelet.metrics());
     }
     assert_eq!(app.accepted(), 2);

@@ -7,11 +7,14 @@ use hauberk_mesh::ProbeAction;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\na secret";
 
+/// Path, headers as declared, lines of the request.
+type Case = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
+
 #[tokio::test]
 async fn http_is_asked_as_kubelet_asks() {
     let app = Application::saying(&[OK]).await;
     let port = app.port;
-    let declared: [(&str, &[(&str, &str)], &[&str]); 4] = [
+    let declared: [Case; 4] = [
         (
             "/live?deep=1",
             &[],
