@@ -177,3 +177,6 @@ fn people(rows: &[Row]) -> String {
         .collect();
     table(["NAMESPACE", "POD", "IDENTITY", "VALID FROM", "UNTIL", "SERIAL", "ISSUER", "STATE"], &cells)
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ mod known;
 mod manual;
 mod plan;
 mod settings;
+mod undo;
 
 use std::path::PathBuf;
 
@@ -47,7 +48,8 @@ pub(crate) struct InjectOptions {
 
 /// Takes the workloads of manifests out of the mesh.
 ///
-/// Prints the manifests without the labels and annotations that `hauberk inject` sets. Comments and order stay.
+/// Prints the manifests without what `hauberk inject` puts in: the labels and annotations, and the whole injection where
+/// --manual wrote it. Where it is labels only, comments and order stay.
 ///
 ///   hauberk uninject -f app.yaml | kubectl apply -f -
 #[derive(Debug, clap::Args)]

@@ -142,7 +142,10 @@ impl ProxySpec {
         if self.probes.is_empty() {
             return String::new();
         }
-        serde_json::to_string(&self.probes).expect("probes hold nothing that JSON cannot")
+        let json = serde_json::to_string(&self.probes).expect("probes hold nothing that JSON cannot");
+        // kubelet would take $(NAME) in the value of a variable for another variable, and $$ for $. In JSON a $ can only
+        // be part of a string, where it may be written as its number.
+        json.replace('$', "\\u0024")
     }
 
     /// The environment that [`ProxySpec::from_env`] reads back; empty values are left out.
@@ -397,6 +400,15 @@ mod tests {
         let link = ("HAUBERK_DEMO_SERVICE_HOST".to_owned(), "10.2.0.9".to_owned());
         assert_eq!(ProxySpec::from_env(env(&spec).into_iter().chain([link])), Ok(spec));
         assert!(!ALL.iter().any(|name| is_service_link(name)));
+    }
+
+    #[test]
+    fn kubelet_finds_no_variable_to_expand_in_a_probe() {
+        let mut spec = spec();
+        let action = ProbeAction::Grpc { port: 1, service: "$(HOME) $$x".to_owned() };
+        spec.probes = vec![Probe { action, ..probes().remove(0) }];
+        assert!(env(&spec).iter().all(|(_, value)| !value.contains('$')));
+        assert_eq!(ProxySpec::from_env(env(&spec)), Ok(spec));
     }
 
     proptest! {

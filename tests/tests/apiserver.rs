@@ -13,6 +13,8 @@ mod cli_uninstall;
 mod control_plane;
 #[path = "apiserver/identity.rs"]
 mod identity;
+#[path = "apiserver/inject.rs"]
+mod inject;
 #[path = "apiserver/lease.rs"]
 mod lease;
 #[path = "apiserver/webhook.rs"]

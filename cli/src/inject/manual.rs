@@ -113,6 +113,22 @@ mod tests {
     }
 
     #[test]
+    fn taking_it_out_again_leaves_what_was_there() {
+        let before = parse(include_str!("testdata/probes.yaml")).expect("valid");
+        let labelled = change(include_str!("testdata/probes.yaml"), &Wish::Join { tls: None }).expect("valid").text;
+        let injected = inject_all(&labelled, &known()).expect("injected").text;
+        assert_eq!(injected.matches("port: 4190\n").count(), 4, "{injected}");
+        let without = change(&injected, &Wish::Leave).expect("valid");
+        assert_eq!(parse(&without.text), Ok(before));
+        assert_eq!(without.outcomes[0].to_string(), "deployment/web: proxy removed, label removed");
+        let error = change(&injected.replace("HAUBERK_PROBES", "HAUBERK_LIMITS"), &Wish::Leave).expect_err("not known");
+        assert!(
+            format!("{error:#}").contains("deployment/web: container sidecar: its proxy does not say"),
+            "{error:#}"
+        );
+    }
+
+    #[test]
     fn a_refusal_names_the_object_and_prints_nothing() {
         let manifest = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  labels:\n    hauberk.dev/inject: enabled\n  annotations:\n    hauberk.dev/tls: strict\nspec:\n  containers:\n  - name: x\n    image: x\n";
         let error = inject_all(manifest, &known()).expect_err("not a mode").to_string();

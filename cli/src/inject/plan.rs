@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use anyhow::{Result, anyhow, bail};
-use hauberk_mesh::{INJECT_KEY, PROXY_CONTAINER, TLS_KEY, TlsMode};
+use anyhow::{Context, Result, anyhow};
+use hauberk_mesh::{INJECT_KEY, TLS_KEY, TlsMode};
 use serde_json::Value;
 
+use super::undo;
 use crate::manifest::{Change, Kind, Target, at, edit, parse, split, targets};
 
 /// What the workloads of a manifest are to do.
@@ -43,14 +44,21 @@ pub(crate) fn change(manifest: &str, wish: &Wish) -> Result<Changed> {
     for (i, document) in split(manifest).into_iter().enumerate() {
         changed.text += &document.separator;
         let mut value = parse(&document.text).map_err(|why| anyhow!("document {}: {why}", i + 1))?;
-        let mut changes = Vec::new();
+        let (mut changes, mut rewritten) = (Vec::new(), false);
         for target in targets(&value) {
             let Some(object) = at(&mut value, &target.path) else { continue };
-            let (what, of_target) = decide(&target, object, wish).map_err(|why| anyhow!("{}: {why}", target.name))?;
+            let (what, of_target) = decide(&target, object, wish);
+            let whole = *wish == Wish::Leave && target.kind == Kind::Pod && undo::is_whole(object);
+            if whole {
+                undo::take_out(object).with_context(|| target.name.clone())?;
+                rewritten = true;
+            }
+            let what = if whole { format!("proxy removed, {what}") } else { what };
             changed.outcomes.push(Outcome { name: target.name.clone(), what });
             changes.extend(of_target);
         }
-        let edited = edit(&document.text, &changes).map_err(|why| anyhow!("document {}: {why}", i + 1))?;
+        let text = if rewritten { hauberk_deploy::document(&value) } else { document.text };
+        let edited = edit(&text, &changes).map_err(|why| anyhow!("document {}: {why}", i + 1))?;
         if edited.anew {
             let what = "written anew, without its comments: its style cannot be edited in place".to_owned();
             changed.outcomes.push(Outcome { name: format!("document {}", i + 1), what });
@@ -73,7 +81,7 @@ pub(crate) fn join(all: &mut String, text: &str) {
     all.push_str(text);
 }
 
-fn decide(target: &Target, object: &Value, wish: &Wish) -> Result<(String, Vec<Change>)> {
+fn decide(target: &Target, object: &Value, wish: &Wish) -> (String, Vec<Change>) {
     let set = |field: &'static str, key: &'static str| object["metadata"][field][key].as_str();
     let change = |field, key, value: Option<&str>| Change {
         path: target.path.clone(),
@@ -83,7 +91,7 @@ fn decide(target: &Target, object: &Value, wish: &Wish) -> Result<(String, Vec<C
     };
     // The mode of a namespace is a label, for the API server selects by it; that of a pod is an annotation.
     let mode = if target.kind == Kind::Namespace { "labels" } else { "annotations" };
-    Ok(match wish {
+    match wish {
         Wish::Join { .. } if object["spec"]["hostNetwork"] == true => {
             ("left as it is: pods in the network of their node cannot join the mesh".to_owned(), Vec::new())
         }
@@ -100,10 +108,6 @@ fn decide(target: &Target, object: &Value, wish: &Wish) -> Result<(String, Vec<C
                 changes,
             )
         }
-        Wish::Leave if has_proxy(object) => bail!(
-            "the whole injection is written into it (--manual), and what stood there before is not known any more: take \
-             the manifest that it was made from"
-        ),
         Wish::Leave if set("labels", INJECT_KEY) == Some("disabled") => {
             (format!("left as it is: it says {INJECT_KEY}: disabled"), Vec::new())
         }
@@ -111,12 +115,7 @@ fn decide(target: &Target, object: &Value, wish: &Wish) -> Result<(String, Vec<C
             let changes = vec![change("labels", INJECT_KEY, None), change(mode, TLS_KEY, None)];
             (if set("labels", INJECT_KEY).is_some() { "label removed" } else { "had no label" }.to_owned(), changes)
         }
-    })
-}
-
-fn has_proxy(object: &Value) -> bool {
-    let containers = ["initContainers", "containers"].into_iter().filter_map(|list| object["spec"][list].as_array());
-    containers.flatten().any(|container| container["name"] == PROXY_CONTAINER)
+    }
 }
 
 #[cfg(test)]

@@ -95,9 +95,8 @@ impl Change {
             Some(value) => self.insertion(text, levels, value)?,
             None => self.removal(text, levels)?,
         };
-        let mut text = text.to_owned();
-        text.replace_range(splice.0, &splice.1);
-        Some(text)
+        let (before, after) = (text.get(..splice.0.start)?, text.get(splice.0.end..)?);
+        (splice.0.start <= splice.0.end).then(|| format!("{before}{}{after}", splice.1))
     }
 
     /// Into the innermost of the three mappings that is there.
@@ -120,7 +119,7 @@ impl Change {
     fn into_lines(&self, text: &str, (key, node): Level<'_>, missing: &[&str], value: &str) -> Option<Splice> {
         let key = key?;
         let line = line_of(text, key.start);
-        let rest = text[key.end..line.end].trim_start_matches(['"', '\'', ' ']).strip_prefix(':')?.trim();
+        let rest = text.get(key.end..line.end)?.trim_start_matches(['"', '\'', ' ']).strip_prefix(':')?.trim();
         if !(rest.is_empty() || rest.starts_with(['#', '&'])) {
             return None;
         }
@@ -147,7 +146,7 @@ impl Change {
         let entry = format!("{}{colon}{}", word(self.key), word(value));
         let entry = missing.iter().rev().fold(entry, |inner, key| format!("{}{colon}{{{inner}}}", word(key)));
         let Some((first, _)) = node.entries().first() else { return (at..at, entry) };
-        let space = &text[at..first.start];
+        let space = text.get(at..first.start).unwrap_or_default();
         let between = if space.contains('\n') || colon == ":" { "" } else { " " };
         // The first key's own space comes before ours, and what stands between comes before the first key.
         if space.trim().is_empty() && !space.is_empty() {
@@ -242,6 +241,7 @@ fn closing(text: &str, end: usize, mapping: &Node, innermost: &Node) -> Option<u
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn label(value: Option<&str>) -> Change {
         Change {
@@ -318,5 +318,78 @@ mod tests {
             with,
             "spec:\n  template:\n    metadata: {labels: {hauberk.dev/inject: enabled, app: web, tier: 'x'}, name: y}\n"
         );
+    }
+
+    #[test]
+    fn a_value_that_is_there_is_replaced_in_its_own_quotes() {
+        let text =
+            "spec:\n  template:\n    metadata:\n      labels:\n        'hauberk.dev/inject': \"disabled\" # for now\n";
+        let with = edit(text, &[label(Some("enabled"))]).expect("valid");
+        assert_eq!(with, Edited { text: text.replace("disabled", "enabled"), anew: false });
+    }
+
+    #[test]
+    fn what_cannot_be_edited_in_place_is_written_anew_and_said() {
+        for text in [
+            "spec:\n  template: &t\n    metadata:\n      labels: {}\n  other: *t\n",
+            "spec: {template: &t {metadata: {labels: {a: b}}}, other: *t}\n",
+            "spec:\n  template:\n    metadata:\n      labels: null\n",
+            "spec:\n  template:\n    ? metadata\n    : labels:\n        a: b\n",
+        ] {
+            let with = edit(text, &[label(Some("enabled"))]).expect(text);
+            let mut expected = parse(text).expect(text);
+            label(Some("enabled")).apply(&mut expected);
+            assert_eq!(parse(&with.text).as_ref(), Ok(&expected), "{}", with.text);
+        }
+    }
+
+    /// A template in one of many styles, with text around it that is in the way.
+    fn manifests() -> impl Strategy<Value = String> {
+        let labels = prop_oneof![
+            Just(""),
+            Just("      labels:\n        app: web\n"),
+            Just("      labels:\n      # é\n      - x\n"),
+            Just("      labels:   # none yet\n"),
+            Just("      \"labels\": {'app': \"w\u{e9}b\" , b: c}\n"),
+            Just("      labels: {\n        app: web,\n      }\n"),
+            Just("      labels: {}\n"),
+            Just("      labels: &l {app: web}\n      annotations: *l\n"),
+            Just("      labels: !!map\n        app: web\n"),
+            Just("      labels: ~\n"),
+        ];
+        let before = prop_oneof![
+            Just(""),
+            Just("# ünï\n"),
+            Just("\u{feff}"),
+            Just("%YAML 1.2\n---\n"),
+            Just("a: |\n  labels:\n")
+        ];
+        let after =
+            prop_oneof![Just(""), Just("      name: x"), Just("    spec: {}\n"), Just("...\n"), Just("  # end\n")];
+        (before, labels, after, any::<bool>()).prop_map(|(before, labels, after, windows)| {
+            let text = format!("{before}spec:\n  template:\n    metadata:\n{labels}{after}");
+            if windows { text.replace('\n', "\r\n") } else { text }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_style_the_meaning_is_the_wanted_one_and_comes_back(text in manifests()) {
+            let Ok(before) = parse(&text) else { return Ok(()) };
+            let with = edit(&text, &[label(Some("enabled"))]).map_err(TestCaseError::fail)?;
+            let mut expected = before.clone();
+            label(Some("enabled")).apply(&mut expected);
+            prop_assert_eq!(parse(&with.text), Ok(expected.clone()), "{}", with.text);
+            let without = edit(&with.text, &[label(None)]).map_err(TestCaseError::fail)?;
+            label(None).apply(&mut expected);
+            prop_assert_eq!(parse(&without.text), Ok(expected), "{}", without.text);
+        }
+
+        #[test]
+        fn no_text_panics(text in "[a-z{}\\[\\]:,&*!|>#'\"%@? \u{e9}\u{feff}\r\n\t-]{0,60}", joined in any::<bool>()) {
+            let text = if joined { format!("spec: {{template: {text}}}") } else { format!("spec:\n  template:\n    {text}") };
+            let _ = edit(&text, &[label(Some("enabled"))]);
+            let _ = edit(&text, &[label(None)]);
+        }
     }
 }

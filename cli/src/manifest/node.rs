@@ -41,7 +41,20 @@ impl Node {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let root: Spanned<Raw> =
             serde_saphyr::from_str_with_options(text, options()).map_err(|error| error.to_string())?;
-        root.try_into()
+        let root = Self::try_from(root)?;
+        if root.fits(text) { Ok(root) } else { Err("its places in the text are not known".to_owned()) }
+    }
+
+    /// Whether all places are places of this text.
+    fn fits(&self, text: &str) -> bool {
+        let all = match &self.body {
+            Body::Null | Body::Scalar => true,
+            Body::Mapping(entries) => {
+                entries.iter().all(|(key, node)| text.get(key.start..key.end).is_some() && node.fits(text))
+            }
+            Body::Sequence(items) => items.iter().all(|item| item.fits(text)),
+        };
+        all && text.get(self.start..self.end).is_some()
     }
 
     /// The value of a key.

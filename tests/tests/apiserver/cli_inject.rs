@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs};
 use hauberk_e2e::ControlPlane;
 use serde_json::Value;
 
-use crate::cli::{hauberk, hauberk_reads, kubectl};
+use crate::cli::{NETWORKS, hauberk, hauberk_reads, kubectl};
 
 /// A namespace and one of each workload, in many styles.
 const SHOP: &str = include_str!("../../../cli/src/inject/testdata/shop.yaml");
@@ -105,4 +105,38 @@ async fn files_directories_and_standard_input_are_read_as_kubectl_reads_them() {
 
     let refused = hauberk_reads(&plane, &["inject", "-f", file, "-"], "a: [").refused();
     assert!(refused.contains("standard input: document 1"), "{refused}");
+}
+
+#[tokio::test]
+async fn the_whole_injection_is_written_with_what_the_cluster_knows_and_is_taken() {
+    let plane = ControlPlane::start().await.expect("it starts");
+    let refused = hauberk_reads(&plane, &["inject", "--manual", "-"], SHOP).refused();
+    assert!(refused.contains("hauberk-config") && refused.contains("is the mesh installed"), "{refused}");
+
+    let printed = hauberk(&plane, &["install", NETWORKS, "--set", "proxyResources.cpuRequest=7m"]).printed();
+    kubectl(&plane, &["apply", "-f", "-"], &printed).printed();
+    // As identity publishes them.
+    let roots = format!("--from-literal=ca-bundle.pem={}", plane.ca_pem());
+    kubectl(&plane, &["create", "configmap", "-n", "hauberk", "hauberk-trust", &roots], "").printed();
+    let injected = hauberk_reads(&plane, &["inject", "--manual", "--tls=required", "-"], SHOP).printed();
+    // The webhook that is registered does not run: pods of the namespace would be let in without it, and these have all.
+    kubectl(&plane, &["apply", "-f", "-"], &injected).printed();
+
+    let live = kubectl(&plane, &["get", "deploy", "web", "-n", "shop", "-o", "json"], "").printed();
+    let live: Value = serde_json::from_str(&live).expect("JSON");
+    let spec = serde_json::from_value(live["spec"]["template"]["spec"].clone()).expect("a pod's spec");
+    let told = hauberk_kubernetes::proxy_of(&spec).expect("a proxy").expect("that can be read");
+    assert_eq!((told.tls.as_str(), told.identity.namespace()), ("required", "shop"));
+    assert_eq!(told.networks.to_string(), "10.244.0.0/16,10.96.0.0/16");
+    assert_eq!(told.trust_roots.trim(), plane.ca_pem().trim());
+    let ip =
+        kubectl(&plane, &["get", "svc", "-n", "hauberk", "hauberk-identity", "-o", "jsonpath={.spec.clusterIP}"], "")
+            .printed();
+    assert_eq!(told.identity_addr.to_string(), format!("{ip}:8080"));
+    let cpu = &live["spec"]["template"]["spec"]["initContainers"][1]["resources"]["requests"]["cpu"];
+    assert_eq!(cpu, "7m");
+
+    let without = hauberk_reads(&plane, &["uninject", "-"], &injected).printed();
+    assert!(!without.contains("hauberk-proxy") && !without.contains("hauberk.dev/inject: enabled"), "{without}");
+    kubectl(&plane, &["create", "--dry-run=client", "-f", "-"], &without).printed();
 }
