@@ -133,7 +133,10 @@ mod tests {
     #[test]
     fn the_document_lists_exactly_the_metrics_reasons_and_faults() {
         let mut registry = Registry::default();
-        Metrics::register(&mut registry);
+        let metrics = Metrics::register(&mut registry);
+        // Written once something has happened.
+        metrics.reloaded("ca", true);
+        metrics.ends("own", SystemTime::now());
         let mut text = String::new();
         encode(&mut text, &registry).expect("a String takes everything");
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
