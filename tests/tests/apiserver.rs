@@ -3,3 +3,5 @@
 
 #[path = "apiserver/control_plane.rs"]
 mod control_plane;
+#[path = "apiserver/destination/mod.rs"]
+mod destination;
