@@ -176,7 +176,13 @@ mod tests {
             let rows = table.lines().filter_map(|line| line.strip_prefix("| `"));
             rows.filter_map(|row| Some(row.split_once('`')?.0.to_owned())).collect()
         };
-        let text = Metrics::default().text();
+        let counted = Metrics::default();
+        let _stream = counted.stream(Call::Get);
+        counted.refused(Refused::TooMany);
+        counted.unmeshed(&[(kubernetes::Unmeshed::Mirror, 1)]);
+        counted.watch_failed("pods");
+        counted.mesh_file(true);
+        let text = counted.text();
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE hauberk_destination_"));
         let written = types.filter_map(|line| line.split_once(' ')).map(|(name, kind)| {
             let suffix = if kind == "counter" { "_total" } else { "" };
