@@ -1,5 +1,5 @@
 //! Generates the Rust side of `proto/`.
 
 fn main() -> std::io::Result<()> {
-    tonic_prost_build::configure().compile_protos(&["proto/echo.proto"], &["proto"])
+    tonic_prost_build::configure().compile_protos(&["proto/echo.proto", "proto/health.proto"], &["proto"])
 }

@@ -1,7 +1,15 @@
 //! `hauberk`: the command that people use. One subcommand is one module; here are only the arguments and the exit code.
 
+mod cluster;
 mod demo;
+mod identity;
+mod inject;
+mod install;
 mod interrupt;
+mod manifest;
+mod output;
+mod uninstall;
+mod version;
 
 use std::process::ExitCode;
 
@@ -17,19 +25,25 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Install(Box<install::Options>),
+    Uninstall(uninstall::Options),
+    Inject(inject::InjectOptions),
+    Uninject(inject::UninjectOptions),
+    Identity(identity::Options),
     /// Runs a small mesh with real applications on this machine, captures its packets, and shows what was private.
     Demo(demo::Options),
-    /// Prints the version.
-    Version,
+    Version(version::Options),
 }
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {
+        Command::Install(options) => install::run(&options),
+        Command::Uninstall(options) => uninstall::run(&options),
+        Command::Inject(options) => inject::inject(&options),
+        Command::Uninject(options) => inject::uninject(&options),
+        Command::Identity(options) => identity::run(&options),
         Command::Demo(options) => demo::run(&options),
-        Command::Version => {
-            println!("hauberk {}", env!("CARGO_PKG_VERSION"));
-            Ok(true)
-        }
+        Command::Version(options) => version::run(&options),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -3,7 +3,6 @@
 //! the same for the same settings.
 
 mod objects;
-mod registration;
 mod rights;
 mod workloads;
 mod yaml;
@@ -27,7 +26,7 @@ pub fn manifests(config: &MeshConfig) -> Vec<Value> {
     objects.extend(workloads::services(config));
     objects.extend(workloads::deployments(config));
     objects.extend(workloads::budgets(config));
-    objects.push(registration::registration(config));
+    objects.push(registration(config));
     objects
 }
 
@@ -41,6 +40,14 @@ fn namespace(config: &MeshConfig) -> Value {
     json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata(&config.control_namespace, None, labels) })
 }
 
+/// Without caBundle: the webhook's leader writes that, and applying this again never clears it.
+fn registration(config: &MeshConfig) -> Value {
+    let mut object = json!(hauberk_webhook::registration::configuration(config));
+    let ours = labels(hauberk_mesh::WEBHOOK_ACCOUNT);
+    object["metadata"]["labels"] = ours;
+    object
+}
+
 fn settings(config: &MeshConfig) -> Value {
     json!({
         "apiVersion": "v1",
@@ -48,4 +55,60 @@ fn settings(config: &MeshConfig) -> Value {
         "metadata": metadata(CONFIG_MAP, Some(&config.control_namespace), labels(PART_OF)),
         "data": { CONFIG_KEY: config.to_text() },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hauberk_mesh::TlsMode;
+
+    fn config() -> MeshConfig {
+        MeshConfig {
+            networks: "10.244.0.0/16,10.96.0.0/16".parse().expect("networks"),
+            resolvers: vec!["10.96.0.10".parse().expect("an address")],
+            ..MeshConfig::default()
+        }
+    }
+
+    #[test]
+    fn the_manifests_are_these() {
+        insta::assert_snapshot!("manifests", stream(&manifests(&config())));
+    }
+
+    #[test]
+    fn high_availability_adds_replicas_and_budgets_and_nothing_else() {
+        let plain = manifests(&config());
+        let config = MeshConfig { high_availability: true, ..config() };
+        let mut with = manifests(&config);
+        with.retain(|object| object["kind"] != "PodDisruptionBudget");
+        assert_eq!(with.len() + 3, manifests(&config).len());
+        for (one, other) in plain.iter().zip(&with) {
+            let mut expected = one.clone();
+            if one["kind"] == "Deployment" {
+                expected["spec"]["replicas"] = json!(3);
+            }
+            if one["kind"] == "ConfigMap" {
+                expected["data"][CONFIG_KEY] = json!(config.to_text());
+            }
+            assert_eq!(&expected, other);
+        }
+    }
+
+    #[test]
+    fn the_registration_never_holds_a_ca_and_never_reaches_the_control_plane() {
+        for tls in TlsMode::ALL {
+            let config = MeshConfig { tls: *tls, control_namespace: "mesh".to_owned(), ..config() };
+            let object = manifests(&config).pop().expect("the last");
+            assert_eq!(object["kind"], "MutatingWebhookConfiguration");
+            for webhook in object["webhooks"].as_array().expect("entries") {
+                assert_eq!(webhook["clientConfig"].get("caBundle"), None);
+                assert_eq!(webhook["clientConfig"]["service"]["namespace"], "mesh");
+                let selector = webhook["namespaceSelector"].to_string();
+                assert!(
+                    selector.contains("kubernetes.io/metadata.name") && selector.contains("\"mesh\""),
+                    "{selector}"
+                );
+            }
+        }
+    }
 }

@@ -62,7 +62,7 @@ pub const RIGHTS: &[Rights] = &[
                 group: "",
                 resources: &["secrets"],
                 names: &[ROOT_SECRET, ISSUER_SECRET],
-                verbs: &["get", "list", "watch", "update", "patch"],
+                verbs: &["get", "update"],
                 why: "root and issuer keys, and the state of their rotation",
             },
             Rule {
@@ -76,7 +76,7 @@ pub const RIGHTS: &[Rights] = &[
                 group: "",
                 resources: &["configmaps"],
                 names: &[TRUST_MAP],
-                verbs: &["get", "list", "watch", "update", "patch"],
+                verbs: &["get", "update"],
                 why: "publish the trust roots",
             },
             lease(&[IDENTITY_ACCOUNT]),

@@ -25,22 +25,38 @@ struct Part {
     /// Port of the Service, port of the pod, and what is spoken there.
     port: (u16, u16, &'static str),
     args: Vec<String>,
+    /// Variables of the environment beside the pod's name.
+    env: Vec<Value>,
+    /// Whether the addresses of the namespace's Services are in the environment.
+    service_links: bool,
     mounts: Value,
     volumes: Value,
     memory: &'static str,
 }
 
-fn parts() -> [Part; 3] {
-    let plain =
-        |account, port, memory| Part { account, port, args: Vec::new(), mounts: json!([]), volumes: json!([]), memory };
+fn parts(config: &MeshConfig) -> [Part; 3] {
+    let plain = |account, port, memory| Part {
+        account,
+        port,
+        args: Vec::new(),
+        env: Vec::new(),
+        service_links: false,
+        mounts: json!([]),
+        volumes: json!([]),
+        memory,
+    };
     [
         plain(IDENTITY_ACCOUNT, (IDENTITY_PORT, IDENTITY_PORT, "grpc"), "48Mi"),
         Part {
             args: vec![
+                format!("--networks={}", config.networks),
                 format!("--trust-roots={TRUST_DIR}/{}", hauberk_mesh::TRUST_ROOTS_KEY),
                 format!("--token-file={TOKEN_DIR}/token"),
                 format!("--identity-dir={IDENTITY_DIR}"),
             ],
+            // The address, not a name: nothing of the mesh waits for the cluster's DNS.
+            env: vec![json!({ "name": "HAUBERK_IDENTITY_ADDR", "value": identity_address(config) })],
+            service_links: true,
             mounts: json!([
                 { "name": "trust", "mountPath": TRUST_DIR, "readOnly": true },
                 { "name": "token", "mountPath": TOKEN_DIR, "readOnly": true },
@@ -58,6 +74,17 @@ fn parts() -> [Part; 3] {
         },
         plain(WEBHOOK_ACCOUNT, (443, WEBHOOK_PORT, "https"), "48Mi"),
     ]
+}
+
+/// Where identity answers; kubelet puts the address of its Service into the text when it starts the container.
+fn identity_address(config: &MeshConfig) -> String {
+    let variable = format!("$({}_SERVICE_HOST)", IDENTITY_ACCOUNT.to_uppercase().replace('-', "_"));
+    // Services have the family that the cluster's DNS has.
+    let ipv6 = match config.resolvers.first() {
+        Some(resolver) => resolver.is_ipv6(),
+        None => !config.networks.is_empty() && config.networks.iter().all(|network| network.addr().is_ipv6()),
+    };
+    if ipv6 { format!("[{variable}]:{IDENTITY_PORT}") } else { format!("{variable}:{IDENTITY_PORT}") }
 }
 
 /// ServiceAccounts of the parts. Their pods ask for the token; nobody else who runs as them gets it by itself.
@@ -88,12 +115,12 @@ pub(crate) fn services(config: &MeshConfig) -> Vec<Value> {
             },
         })
     };
-    parts().map(service).into()
+    parts(config).map(service).into()
 }
 
 /// Deployments of the parts.
 pub(crate) fn deployments(config: &MeshConfig) -> Vec<Value> {
-    parts().map(|part| deployment(part, config)).into()
+    parts(config).map(|part| deployment(part, config)).into()
 }
 
 /// Budgets that keep two of three replicas: only where there are three, for one that kept the only replica would
@@ -110,7 +137,7 @@ pub(crate) fn budgets(config: &MeshConfig) -> Vec<Value> {
             "spec": { "maxUnavailable": 1, "selector": { "matchLabels": selector(part.account) } },
         })
     };
-    parts().map(budget).into()
+    parts(config).map(budget).into()
 }
 
 fn deployment(part: Part, config: &MeshConfig) -> Value {
@@ -136,8 +163,8 @@ fn pod(part: &Part, config: &MeshConfig) -> Value {
     json!({
         "serviceAccountName": part.account,
         "automountServiceAccountToken": true,
-        // Services named hauberk-… would otherwise set variables that look like settings of the programs.
-        "enableServiceLinks": false,
+        // Services named hauberk-… set variables that look like settings of the programs.
+        "enableServiceLinks": part.service_links,
         "nodeSelector": { "kubernetes.io/os": "linux" },
         "affinity": { "podAntiAffinity": { "preferredDuringSchedulingIgnoredDuringExecution": [
             spread(part.account, 100, "kubernetes.io/hostname"),
@@ -177,12 +204,16 @@ fn container(part: &Part, config: &MeshConfig) -> Value {
         format!("--trust-domain={}", config.trust_domain),
     ];
     args.extend(part.args.iter().cloned());
+    let pod_name = json!({ "fieldRef": { "fieldPath": "metadata.name" } });
+    let mut env = vec![json!({ "name": "HAUBERK_POD_NAME", "valueFrom": pod_name })];
+    env.extend(part.env.iter().cloned());
     json!({
         "name": part.account,
         "image": config.controller_image,
         "imagePullPolicy": config.image_pull_policy,
         "command": [part.account],
         "args": args,
+        "env": env,
         "ports": [
             { "name": part.port.2, "containerPort": part.port.1, "protocol": "TCP" },
             { "name": "admin", "containerPort": CONTROL_ADMIN_PORT, "protocol": "TCP" },
@@ -198,4 +229,23 @@ fn container(part: &Part, config: &MeshConfig) -> Value {
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": part.mounts,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_of_identity_is_written_in_the_familys_way() {
+        let of = |networks: &str, resolver: Option<&str>| {
+            identity_address(&MeshConfig {
+                networks: networks.parse().expect("networks"),
+                resolvers: resolver.iter().map(|ip| ip.parse().expect("an address")).collect(),
+                ..MeshConfig::default()
+            })
+        };
+        assert_eq!(of("10.0.0.0/8,fd00::/8", None), "$(HAUBERK_IDENTITY_SERVICE_HOST):8080");
+        assert_eq!(of("10.0.0.0/8,fd00::/8", Some("fd00::a")), "[$(HAUBERK_IDENTITY_SERVICE_HOST)]:8080");
+        assert_eq!(of("fd00::/8", None), "[$(HAUBERK_IDENTITY_SERVICE_HOST)]:8080");
+    }
 }

@@ -67,7 +67,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let (waiting, latches) = (store.clone(), readiness.clone());
     let pending = move || {
         let certificate = waiting.pending().map(|why| format!("certificate: {why}"));
-        latches.pending().into_iter().map(str::to_owned).chain(certificate).collect()
+        latches.pending().into_iter().chain(certificate).collect()
     };
     let mut tasks = JoinSet::new();
     tasks.spawn(agent.run(stop.clone()));

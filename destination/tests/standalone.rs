@@ -12,7 +12,7 @@ use std::{
 use hauberk_identity::{
     Store, grpc,
     grpc::IncomingLimits,
-    server::{Ca, CertifyLimits, Lifetimes, LocalTokens, Server, ServerConfig},
+    server::{Ca, CertifyLimits, Lifetimes, LocalTokens, Server, ServerConfig, SourcesConfig},
 };
 use hauberk_mesh::{DESTINATION_ACCOUNT, MeshFile, TOKEN_AUDIENCE, TrustDomain};
 use linkerd2_proxy_api::destination::{
@@ -73,8 +73,7 @@ impl Mesh {
         fs::write(&file, MESH).expect("written");
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let config = ServerConfig {
-            services: file,
-            dir: dir.path().join("ca"),
+            sources: SourcesConfig::Files { services: file, dir: dir.path().join("ca") },
             listen: any,
             admin: any,
             domain: TrustDomain::default(),
@@ -84,7 +83,7 @@ impl Mesh {
         };
         let server = Server::bind(config).await.expect("an identity server");
         let (identity, _) = server.addresses().expect("bound");
-        let ca = server.ca();
+        let ca = server.ca().expect("of files");
         fs::write(dir.path().join("roots.pem"), ca.bundle().to_pem()).expect("written");
         let mesh = MeshFile::parse(MESH).expect("valid");
         let pod = mesh.pod("hauberk", "destination-0").expect("there");

@@ -5,9 +5,10 @@ use std::{error::Error, net::SocketAddr, path::PathBuf, process::ExitCode, time:
 use clap::Parser;
 use hauberk_identity::{
     grpc::IncomingLimits,
-    server::{CertifyLimits, Lifetimes, Server, ServerConfig},
+    server::{CertifyLimits, KubernetesConfig, Lifetimes, Server, ServerConfig, SourcesConfig},
 };
-use hauberk_mesh::{CONTROL_NAMESPACE, InvalidIdentity, TRUST_DOMAIN, TrustDomain, parse_duration};
+use hauberk_kubernetes::LeaseTimes;
+use hauberk_mesh::{CONTROL_NAMESPACE, TRUST_DOMAIN, TrustDomain, parse_duration};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -16,12 +17,24 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
-    /// The pods and services of the mesh.
-    #[arg(long, env = "HAUBERK_SERVICES", value_name = "mesh.yaml")]
-    services: PathBuf,
-    /// Directory of the CA's keys and of the key for tokens; made at the first start.
-    #[arg(long, env = "HAUBERK_CA_DIR")]
-    dir: PathBuf,
+    /// The pods and services of the mesh, without Kubernetes.
+    #[arg(
+        long,
+        env = "HAUBERK_SERVICES",
+        value_name = "mesh.yaml",
+        required_unless_present = "kubernetes",
+        requires = "dir"
+    )]
+    services: Option<PathBuf>,
+    /// Directory of the CA's keys and of the key for tokens, without Kubernetes; made at the first start.
+    #[arg(long, env = "HAUBERK_CA_DIR", required_unless_present = "kubernetes")]
+    dir: Option<PathBuf>,
+    /// Runs on Kubernetes: tokens and pods are looked up in its API, the CA stands in Secrets of the control namespace.
+    #[arg(long, env = "HAUBERK_KUBERNETES", requires = "pod_name", conflicts_with_all = ["services", "dir"])]
+    kubernetes: bool,
+    /// The name of this pod, by which it leads; from the downward API.
+    #[arg(long, env = "HAUBERK_POD_NAME")]
+    pod_name: Option<String>,
     /// Where gRPC is served.
     #[arg(long, env = "HAUBERK_LISTEN", default_value = "[::]:8080")]
     listen: SocketAddr,
@@ -64,7 +77,7 @@ async fn main() -> ExitCode {
 
 /// The errors say all that there is to say; their sources would say it twice.
 async fn run(args: Args) -> Result<(), Box<dyn Error>> {
-    let config = args.config()?;
+    let config = args.config().await?;
     tracing_subscriber::fmt().json().with_env_filter(args.log).with_writer(std::io::stderr).init();
     let stop = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -80,10 +93,18 @@ async fn run(args: Args) -> Result<(), Box<dyn Error>> {
 }
 
 impl Args {
-    fn config(&self) -> Result<ServerConfig, InvalidIdentity> {
+    async fn config(&self) -> Result<ServerConfig, Box<dyn Error>> {
+        let sources = match (&self.services, &self.dir, &self.pod_name) {
+            (Some(services), Some(dir), _) => SourcesConfig::Files { services: services.clone(), dir: dir.clone() },
+            (.., Some(pod)) => {
+                let client = kube::Client::try_default().await?;
+                SourcesConfig::Kubernetes(KubernetesConfig { client, pod: pod.clone(), lease: LeaseTimes::default() })
+            }
+            // clap sees to it.
+            _ => return Err("either --services with --dir, or --kubernetes with --pod-name".into()),
+        };
         Ok(ServerConfig {
-            services: self.services.clone(),
-            dir: self.dir.clone(),
+            sources,
             listen: self.listen,
             admin: self.admin,
             domain: TrustDomain::new(&self.control_namespace, &self.trust_domain)?,

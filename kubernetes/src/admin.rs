@@ -32,7 +32,7 @@ const REMINDER: Duration = Duration::from_secs(10);
 
 /// What has to be there before a part is ready: named, each opened once, for good. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<Mutex<Vec<&'static str>>>);
+pub struct Readiness(Arc<Mutex<Vec<(&'static str, String)>>>);
 
 /// One of them.
 #[derive(Debug, Clone)]
@@ -44,13 +44,17 @@ pub struct Latch {
 impl Readiness {
     /// One more thing that has to be there.
     pub fn latch(&self, name: &'static str) -> Latch {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((name, String::new()));
         Latch { all: self.clone(), name }
     }
 
-    /// What is not there yet.
-    pub fn pending(&self) -> Vec<&'static str> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What is not there yet, and why where that is known.
+    pub fn pending(&self) -> Vec<String> {
+        let pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let say = |(name, why): &(&'static str, String)| {
+            if why.is_empty() { (*name).to_owned() } else { format!("{name}: {why}") }
+        };
+        pending.iter().map(say).collect()
     }
 
     /// Says in the log what is pending, until nothing is.
@@ -67,13 +71,24 @@ impl Readiness {
 }
 
 impl Latch {
+    /// Why it is not there yet; no more than that, if it is.
+    pub fn because(&self, why: &str) {
+        let mut pending = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, held)) = pending.iter_mut().find(|(name, _)| *name == self.name) {
+            why.clone_into(held);
+        }
+    }
+
     /// It is there.
     pub fn open(&self) {
-        let mut pending = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = pending.len();
-        pending.retain(|name| *name != self.name);
-        if pending.len() < before {
-            info!(what = self.name, pending = pending.join(", "), "is there");
+        let opened = {
+            let mut pending = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = pending.len();
+            pending.retain(|(name, _)| *name != self.name);
+            pending.len() < before
+        };
+        if opened {
+            info!(what = self.name, pending = self.all.pending().join(", "), "is there");
         }
     }
 }
@@ -173,7 +188,10 @@ mod tests {
         assert!(status == 503 && text.contains("pending: certificate, settings"), "{text}");
         certificate.open();
         certificate.open();
+        certificate.because("too late to matter");
         assert_eq!(readiness.pending(), ["settings"]);
+        settings.because("there is no ConfigMap");
+        assert_eq!(readiness.pending(), ["settings: there is no ConfigMap"]);
         settings.open();
         assert_eq!(ask(Method::GET, "/ready", &readiness).0, 200);
     }

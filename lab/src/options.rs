@@ -22,6 +22,7 @@ pub struct PodOptions {
     /// Identity, addresses, files and roots are filled in when the proxy starts.
     pub(crate) spec: ProxySpec,
     pub(crate) proxy_env: Vec<(String, String)>,
+    pub(crate) proxy_args: Vec<String>,
 }
 
 impl PodOptions {
@@ -44,6 +45,7 @@ impl PodOptions {
             labels: BTreeMap::new(),
             spec: ProxySpec::new(identity, unset, unset, String::new()),
             proxy_env: Vec::new(),
+            proxy_args: Vec::new(),
         }
     }
 
@@ -151,6 +153,12 @@ impl PodOptions {
     /// One more variable in its proxy's environment, such as `RUST_LOG`.
     pub fn proxy_env(mut self, name: &str, value: &str) -> Self {
         self.proxy_env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// More arguments of its proxy, behind `run`.
+    pub fn proxy_args<'a>(mut self, args: impl IntoIterator<Item = &'a str>) -> Self {
+        self.proxy_args.extend(args.into_iter().map(str::to_owned));
         self
     }
 

@@ -91,7 +91,7 @@ impl Pod {
     pub fn launch_proxy(&self) -> Result<()> {
         let spec = self.spec();
         let mut command = self.command_as(spec.redirection.proxy_uid, self.proxy_binary()?);
-        command.arg("run").env("RUST_LOG", "info").envs(spec.to_env());
+        command.arg("run").args(&self.options().proxy_args).env("RUST_LOG", "info").envs(spec.to_env());
         command.envs(self.options().proxy_env.iter().map(|(name, value)| (name, value)));
         let process = self.spawn("proxy", &mut command)?;
         self.proxy_state().process = Some(process);

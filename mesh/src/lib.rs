@@ -14,6 +14,7 @@ mod net;
 mod terms;
 mod admission;
 mod probe;
+mod service_links;
 mod spec;
 
 pub use admission::{RefusalReason, SkipReason};

@@ -75,6 +75,11 @@ macro_rules! limits {
             /// All names.
             pub const NAMES: &[&str] = &[$(stringify!($name)),+];
 
+            /// Every limit: its name, and its value as [`Limits::parse`] reads it.
+            pub fn entries(&self) -> Vec<(&'static str, String)> {
+                vec![$((stringify!($name), self.$name.write())),+]
+            }
+
             /// Reads `name=value,…` over the defaults.
             pub fn parse(text: &str) -> Result<Self, InvalidLimits> {
                 let mut limits = Self::default();
@@ -163,6 +168,7 @@ mod tests {
         assert_eq!(limits.to_text(), "connect=1500ms,pool_total=7");
         assert_eq!(Limits::parse(&limits.to_text()), Ok(limits));
         assert_eq!(Limits::default().to_text(), "");
+        assert!(Limits::default().entries().contains(&("connect", "1s".to_owned())));
         let without = Limits::parse("pool_total=0,tickets=0").expect("a proxy can do without");
         assert_eq!((without.pool_total, without.tickets), (0, 0));
     }

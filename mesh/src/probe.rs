@@ -21,6 +21,13 @@ terms! {
     }
 }
 
+impl ProbeKind {
+    /// Whether it is a lifecycle hook. Kubelet takes every answer to a hook for a success.
+    pub const fn is_hook(self) -> bool {
+        matches!(self, Self::PostStart | Self::PreStop)
+    }
+}
+
 /// One declared probe or hook. At most one for each container and kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

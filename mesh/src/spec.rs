@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     Egress, Exception, IdentityName, InvalidLimits, Limits, Networks, PROXY_UID, PortSet, Probe, TlsMode, TrustDomain,
+    service_links::is_service_link,
 };
 
 /// A variable that is missing or not valid.
@@ -141,7 +142,10 @@ impl ProxySpec {
         if self.probes.is_empty() {
             return String::new();
         }
-        serde_json::to_string(&self.probes).expect("probes hold nothing that JSON cannot")
+        let json = serde_json::to_string(&self.probes).expect("probes hold nothing that JSON cannot");
+        // kubelet would take $(NAME) in the value of a variable for another variable, and $$ for $. In JSON a $ can only
+        // be part of a string, where it may be written as its number.
+        json.replace('$', "\\u0024")
     }
 
     /// The environment that [`ProxySpec::from_env`] reads back; empty values are left out.
@@ -172,9 +176,11 @@ impl ProxySpec {
         all.into_iter().filter(|(_, value)| !value.is_empty()).collect()
     }
 
-    /// Reads the variables that start with `HAUBERK_`; others are not ours. Every error names the variable.
+    /// Reads the variables that start with `HAUBERK_`; others are not ours, nor are those that kubelet makes of Services
+    /// whose name starts so. Every error names the variable.
     pub fn from_env(vars: impl IntoIterator<Item = (String, String)>) -> Result<Self, InvalidSpec> {
-        let vars: Vec<_> = vars.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
+        let ours = |name: &str| name.starts_with(PREFIX) && !is_service_link(name);
+        let vars: Vec<_> = vars.into_iter().filter(|(name, _)| ours(name)).collect();
         if let Some((name, _)) = vars.iter().find(|(name, _)| !ALL.contains(&name.as_str())) {
             return Err(InvalidSpec::Unknown(name.clone()));
         }
@@ -386,6 +392,23 @@ mod tests {
         }
         let unknown = valid.iter().cloned().chain([("HAUBERK_TSL".to_owned(), "required".to_owned())]);
         assert_eq!(ProxySpec::from_env(unknown), Err(InvalidSpec::Unknown("HAUBERK_TSL".to_owned())));
+    }
+
+    #[test]
+    fn services_whose_name_starts_like_our_variables_are_not_ours() {
+        let spec = spec();
+        let link = ("HAUBERK_DEMO_SERVICE_HOST".to_owned(), "10.2.0.9".to_owned());
+        assert_eq!(ProxySpec::from_env(env(&spec).into_iter().chain([link])), Ok(spec));
+        assert!(!ALL.iter().any(|name| is_service_link(name)));
+    }
+
+    #[test]
+    fn kubelet_finds_no_variable_to_expand_in_a_probe() {
+        let mut spec = spec();
+        let action = ProbeAction::Grpc { port: 1, service: "$(HOME) $$x".to_owned() };
+        spec.probes = vec![Probe { action, ..probes().remove(0) }];
+        assert!(env(&spec).iter().all(|(_, value)| !value.contains('$')));
+        assert_eq!(ProxySpec::from_env(env(&spec)), Ok(spec));
     }
 
     proptest! {

@@ -33,6 +33,8 @@ pub(crate) struct PeerKey {
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) key: PeerKey,
+    /// By how many endpoints discovery names it now. Streams that are still open name nobody.
+    named: AtomicUsize,
     config: Mutex<Option<(Generations, Arc<ClientConfig>)>>,
 }
 
@@ -50,6 +52,11 @@ impl Generations {
 }
 
 impl Peer {
+    /// Whether discovery still names it: a connection to it may be used again.
+    pub(crate) fn is_named(&self) -> bool {
+        self.named.load(Relaxed) > 0
+    }
+
     /// The configuration toward this peer. Other certificates make another, without tickets: resumption would skip
     /// the verification that the change calls for. `tickets` is how many are kept.
     pub(crate) fn config(&self, credentials: &Credentials, tickets: usize) -> Arc<ClientConfig> {
@@ -77,19 +84,19 @@ impl Peers {
         if let Some(peer) = peers.get(&key).and_then(Weak::upgrade) {
             return peer;
         }
-        let peer = Arc::new(Peer { key: key.clone(), config: Mutex::new(None) });
+        let peer = Arc::new(Peer { key: key.clone(), named: AtomicUsize::new(0), config: Mutex::new(None) });
         peers.insert(key, Arc::downgrade(&peer));
         peer
     }
 
-    /// Forgets peers that no endpoint names.
+    /// Forgets peers that nobody has any more.
     pub(crate) fn sweep(&self) {
         lock(&self.0).retain(|_, peer| peer.strong_count() > 0);
     }
 
-    /// Whether some endpoint names the peer.
-    pub(crate) fn is_known(&self, key: &PeerKey) -> bool {
-        lock(&self.0).get(key).is_some_and(|peer| peer.strong_count() > 0)
+    /// Whether discovery names the peer, for some target.
+    pub(crate) fn is_named(&self, key: &PeerKey) -> bool {
+        lock(&self.0).get(key).and_then(Weak::upgrade).is_some_and(|peer| peer.is_named())
     }
 }
 
@@ -180,6 +187,27 @@ impl Drop for Load {
     }
 }
 
+/// An endpoint for as long as discovery names it.
+#[derive(Debug)]
+struct Naming(Arc<EndpointState>);
+
+impl Naming {
+    fn new(endpoint: Arc<EndpointState>) -> Self {
+        if let Some(peer) = &endpoint.peer {
+            peer.named.fetch_add(1, Relaxed);
+        }
+        Self(endpoint)
+    }
+}
+
+impl Drop for Naming {
+    fn drop(&mut self) {
+        if let Some(peer) = &self.0.peer {
+            peer.named.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
 /// The endpoints of one target, as discovery last named them.
 #[derive(Debug)]
 pub(crate) struct Balancer {
@@ -191,7 +219,7 @@ pub(crate) struct Balancer {
 struct State {
     used: Instant,
     seen: Option<Arc<Target>>,
-    endpoints: Vec<Arc<EndpointState>>,
+    endpoints: Vec<Naming>,
     /// `sessionAffinity: ClientIP`: this pod's endpoint, and when it was last used.
     affinity: Option<(SocketAddr, Instant)>,
 }
@@ -218,16 +246,17 @@ impl Balancer {
         let _ = self.target.clone().wait_for(|target| target.kind != TargetKind::Unknown).await;
     }
 
-    /// Takes over what discovery says now. Endpoints that are still named keep their load and their tickets.
+    /// Takes over what discovery says now. Endpoints that are still named keep their tickets, and their load if nothing
+    /// else is said of them.
     pub(crate) fn refresh(&self, peers: &Peers) -> Arc<Target> {
         let target = self.target.borrow().clone();
         let mut state = lock(&self.state);
         if !state.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &target)) {
-            let mut old: HashMap<_, _> =
-                state.endpoints.drain(..).map(|endpoint| (endpoint.addr(), endpoint)).collect();
-            let keep = |endpoint: &Arc<Endpoint>| {
-                let kept = old.remove(&endpoint.addr).filter(|old| *old.endpoint == **endpoint);
-                kept.unwrap_or_else(|| Arc::new(EndpointState::new(endpoint, peers)))
+            let mut old: HashMap<_, _> = state.endpoints.drain(..).map(|named| (named.0.addr(), named)).collect();
+            let keep = |endpoint: &Arc<Endpoint>| match old.remove(&endpoint.addr) {
+                Some(same) if *same.0.endpoint == **endpoint => same,
+                // What it was goes only after what it is now has come: its proxy, with its tickets, is the same.
+                _changed => Naming::new(Arc::new(EndpointState::new(endpoint, peers))),
             };
             state.endpoints = target.endpoints.iter().map(keep).collect();
             state.seen = Some(target.clone());
@@ -244,7 +273,8 @@ impl Balancer {
     ) -> Option<Arc<EndpointState>> {
         let mut state = lock(&self.state);
         state.used = now;
-        let allowed: Vec<_> = state.endpoints.iter().filter(|endpoint| may(endpoint)).cloned().collect();
+        let allowed: Vec<_> =
+            state.endpoints.iter().map(|named| &named.0).filter(|endpoint| may(endpoint)).cloned().collect();
         let affinity = state.seen.as_ref().and_then(|target| target.affinity);
         let bound = affinity.and_then(|lasts| bound(state.affinity, lasts, now));
         let chosen = match allowed.iter().find(|endpoint| Some(endpoint.addr()) == bound) {

@@ -91,6 +91,9 @@ pub(crate) trait Leg {
     /// Watches a leg whose peer has ended its direction: ready once the connection breaks all the same.
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<LegError>;
 
+    /// Both directions have ended cleanly: closing the connection is no reset.
+    fn ended(&mut self) {}
+
     /// Tells the peer, without waiting, that the connection broke: never a clean end.
     fn reset(&mut self);
 }
@@ -99,11 +102,18 @@ pub(crate) trait Leg {
 pub(crate) trait Carrier: AsyncRead + AsyncWrite + Unpin {
     /// The TCP connection under it.
     fn tcp(&self) -> &TcpStream;
+
+    /// Both directions have ended cleanly.
+    fn ended(&self) {}
 }
 
 impl Carrier for TcpStream {
     fn tcp(&self) -> &TcpStream {
         self
+    }
+
+    fn ended(&self) {
+        socket::disarm_reset(self);
     }
 }
 
@@ -151,6 +161,10 @@ impl<T: Carrier> Leg for ByteLeg<T> {
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<LegError> {
         let breaks = self.breaks.get_or_insert_with(|| Box::pin(breaks(self.io.tcp().as_fd().try_clone_to_owned())));
         breaks.as_mut().poll(cx)
+    }
+
+    fn ended(&mut self) {
+        self.io.ended();
     }
 
     fn reset(&mut self) {

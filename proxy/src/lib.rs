@@ -18,6 +18,7 @@ mod metrics;
 mod outbound;
 mod policy;
 mod pool;
+mod probes;
 mod proxy;
 pub mod records;
 mod relay;
@@ -25,8 +26,10 @@ mod run;
 mod secure;
 mod series;
 mod socket;
+mod threads;
 mod upstream;
 pub mod wire;
 
 pub use run::{RunError, run};
 pub use secure::RecordLayer;
+pub use threads::threads;

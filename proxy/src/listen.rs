@@ -3,7 +3,6 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hauberk_identity::grpc::{Sources, Taken};
-use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::{JoinError, JoinSet},
@@ -73,8 +72,6 @@ fn admit(proxy: &Arc<Proxy>, open: &mut JoinSet<()>, role: Role, places: &Source
         proxy.metrics.limit_reached(role.name());
         return socket::arm_reset(&tcp);
     };
-    // Fails only on a connection that is gone already; serving it finds that out.
-    let _ = socket::tune(SockRef::from(&tcp));
     let proxy = proxy.clone();
     open.spawn(async move {
         match role {

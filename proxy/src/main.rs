@@ -30,6 +30,9 @@ enum Command {
         /// What carries the data of mesh connections after the handshake: own, or rustls as the reference.
         #[arg(long, default_value = "own")]
         record_layer: RecordLayer,
+        /// How many threads; unless given, one, or the whole cores of the container's CPU limit.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+        threads: Option<u16>,
     },
     /// Redirect the pod's connections to the proxy.
     Init(InitArgs),
@@ -40,7 +43,9 @@ fn main() -> ExitCode {
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(&args.log).with_ansi(colours).with_writer(std::io::stderr).init();
     let done = match &args.command {
-        Command::Run { record_layer } => run(*record_layer),
+        Command::Run { record_layer, threads } => {
+            run(*record_layer, threads.map_or_else(hauberk_proxy::threads, usize::from))
+        }
         Command::Init(args) => init::run(args, &mut std::io::stdout()).map_err(anyhow::Error::from),
     };
     match done {
@@ -52,11 +57,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(layer: RecordLayer) -> Result<()> {
+fn run(layer: RecordLayer, threads: usize) -> Result<()> {
     let spec = ProxySpec::from_env(std::env::vars()).context("the proxy's environment")?;
-    // One thread is enough for a sidecar, and needs no locks between connections. More only where the pod's CPU limit
-    // allows more.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting")?;
+    let mut builder = match threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = builder.worker_threads(threads).enable_all().build().context("starting")?;
     runtime.block_on(async {
         let stop = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use hauberk_mesh::{Direction, HandshakeKind, Limits};
+use hauberk_mesh::{Direction, HandshakeKind, Limits, ProbeKind};
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{
@@ -21,6 +21,8 @@ use crate::{listen::Role, series::Table};
 
 /// The admin ports, as the label `listener` has them.
 pub(crate) const ADMIN: &str = "admin";
+/// The probe port, likewise.
+pub(crate) const PROBES: &str = "probes";
 
 /// A term of a closed list as a label's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,6 +61,13 @@ pub(crate) struct BypassLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ProbeLabels {
+    probe: Term,
+    /// `success` or `failure`.
+    result: Term,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct IdentityLabel {
     identity: String,
 }
@@ -81,6 +90,7 @@ pub(crate) struct Metrics {
     bypassed: Family<BypassLabels, Counter>,
     accept_errors: Family<ListenerLabel, Counter>,
     limit_reached: Family<ListenerLabel, Counter>,
+    probes: Family<ProbeLabels, Counter>,
     pub(crate) panics: Counter,
     pub(crate) pool_idle: Gauge,
     certificate_expiry: Family<IdentityLabel, Gauge>,
@@ -101,6 +111,7 @@ impl Metrics {
             bypassed: Family::default(),
             accept_errors: Family::default(),
             limit_reached: Family::default(),
+            probes: Family::default(),
             panics: Counter::default(),
             pool_idle: Gauge::default(),
             certificate_expiry: Family::default(),
@@ -130,6 +141,11 @@ impl Metrics {
             "limit_reached",
             "Connections refused because a limit was reached",
             metrics.limit_reached.clone(),
+        );
+        registry.register(
+            "probes",
+            "Probes and hooks of the application, as kubelet asked for them",
+            metrics.probes.clone(),
         );
         registry.register("panics", "Connection tasks that panicked", metrics.panics.clone());
         registry.register("pool_idle", "Idle mesh connections that may be used again", metrics.pool_idle.clone());
@@ -165,7 +181,15 @@ impl Metrics {
             drop(self.accept_errors.get_or_create(&ListenerLabel { listener: Term(listener) }));
             drop(self.limit_reached.get_or_create(&ListenerLabel { listener: Term(listener) }));
         }
-        drop(self.limit_reached.get_or_create(&ListenerLabel { listener: Term(ADMIN) }));
+        for listener in [ADMIN, PROBES] {
+            drop(self.limit_reached.get_or_create(&ListenerLabel { listener: Term(listener) }));
+        }
+        drop(self.accept_errors.get_or_create(&ListenerLabel { listener: Term(PROBES) }));
+        for kind in ProbeKind::ALL.iter().copied() {
+            for result in ["success", "failure"] {
+                drop(self.probes.get_or_create(&ProbeLabels { probe: Term(kind.as_str()), result: Term(result) }));
+            }
+        }
     }
 
     pub(crate) fn connected(&self, direction: Direction, time: Duration) {
@@ -200,6 +224,11 @@ impl Metrics {
 
     pub(crate) fn limit_reached(&self, listener: &'static str) {
         self.limit_reached.get_or_create(&ListenerLabel { listener: Term(listener) }).inc();
+    }
+
+    pub(crate) fn probed(&self, kind: ProbeKind, succeeds: bool) {
+        let result = Term(if succeeds { "success" } else { "failure" });
+        self.probes.get_or_create(&ProbeLabels { probe: Term(kind.as_str()), result }).inc();
     }
 
     pub(crate) fn certificate(&self, identity: &str, expires: SystemTime, generation: u64, trust: u64) {

@@ -287,7 +287,7 @@ async fn relay_to(proxy: &Proxy, client: Client, server: Server) {
         Server::Linkerd(mut leg) => relay(&mut app, &mut *leg, &mut record, prelude).await,
         Server::Mesh(mut conn, peer) => {
             let ended = relay(&mut app, conn.leg(), &mut record, prelude).await;
-            if ended.cause == CloseCause::Clean && conn.next_stream() {
+            if ended.cause == CloseCause::Clean && conn.next_stream() && peer.is_named() {
                 proxy.pool.put(peer.key.clone(), *conn, Instant::now());
             }
             ended

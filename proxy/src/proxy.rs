@@ -89,7 +89,7 @@ impl Proxy {
         self.connect(addr, route, direction).await
     }
 
-    /// Connects, and notes how long it took.
+    /// Connects to an application, or to somebody without a proxy, and notes how long it took.
     pub(crate) async fn connect(
         &self,
         addr: SocketAddr,
@@ -98,7 +98,8 @@ impl Proxy {
     ) -> Result<TcpStream, ConnectError> {
         let begin = Instant::now();
         let connected = socket::connect(addr, route, self.spec.limits.connect).await;
-        if connected.is_ok() {
+        if let Ok(tcp) = &connected {
+            socket::arm_reset(tcp);
             self.metrics.connected(direction, begin.elapsed());
         }
         connected
@@ -176,7 +177,7 @@ impl Proxy {
                 !balancer.is_over(now, self.spec.limits.discovery_idle)
             });
             self.peers.sweep();
-            self.pool.forget(|peer| !self.peers.is_known(peer));
+            self.pool.forget(|peer| !self.peers.is_named(peer));
             self.pool.sweep(now);
             self.metrics.table.sweep(now, self.spec.limits.series_idle);
             self.metrics.pool_idle.set(self.pool.len() as i64);

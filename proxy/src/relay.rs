@@ -93,7 +93,11 @@ pub(crate) async fn relay(
     })
     .await;
     match result {
-        Ok(()) => Ended { cause: CloseCause::Clean, by: first.unwrap_or(ClosedBy::Client), error: None },
+        Ok(()) => {
+            client.ended();
+            server.ended();
+            Ended { cause: CloseCause::Clean, by: first.unwrap_or(ClosedBy::Client), error: None }
+        }
         Err((by, side, error)) => {
             // Who takes no more may have spoken before, as servers do that refuse an upload: over TCP such words arrive.
             if let (Side::To, LegError::Reset) = (side, &error) {

@@ -11,7 +11,7 @@ use std::{
 use hauberk_identity::{Agent, AgentConfig, AgentError, grpc};
 use hauberk_mesh::{
     ADMIN_PORT, DESTINATION_ACCOUNT, INBOUND_PORT, InvalidIdentity, LOCAL_ADMIN_PORT, MESH_PORT, OUTBOUND_PORT,
-    ProxySpec, SidecarKind, TlsMode,
+    PROBES_PORT, ProxySpec, SidecarKind, TlsMode,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use prometheus_client::registry::Registry;
@@ -24,6 +24,7 @@ use crate::{
     discovery::Discovery,
     listen::{self, Role},
     metrics::Metrics,
+    probes::Probes,
     proxy::Proxy,
     secure::RecordLayer,
     socket,
@@ -86,6 +87,7 @@ pub async fn run(spec: ProxySpec, layer: RecordLayer, stop: CancellationToken) -
     let (discovery, discovering) = Discovery::new(channel, &limits, spec.networks.clone());
     discovery.register(&mut registry);
     let (tls, sidecar) = (spec.tls, spec.sidecar);
+    let probes = Arc::new(Probes::new(&spec.probes, metrics.clone()));
     let proxy = Arc::new(Proxy::new(spec, layer, store, discovery, metrics));
 
     let listeners = bind(tls)?;
@@ -110,6 +112,10 @@ pub async fn run(spec: ProxySpec, layer: RecordLayer, stop: CancellationToken) -
     for (listener, audience) in listeners.admin {
         background.spawn(admin::serve(admin.clone(), listener, audience, ending.clone()));
     }
+    // To the end: an application that is told to stop has its hook first.
+    for listener in listeners.probes {
+        background.spawn(probes.clone().serve(listener, ending.clone()));
+    }
     let mut serving = JoinSet::new();
     let accepting = CancellationToken::new();
     for (listener, role) in listeners.serving {
@@ -123,7 +129,7 @@ pub async fn run(spec: ProxySpec, layer: RecordLayer, stop: CancellationToken) -
     };
     info!(limit = ?limits.drain, "draining");
     proxy.draining.cancel();
-    let drained = timeout(limits.drain, drain(&proxy, sidecar, &accepting, &mut serving)).await;
+    let drained = timeout(limits.drain, drain(&proxy, &probes, sidecar, &accepting, &mut serving)).await;
     if drained.is_err() {
         info!(open = proxy.connections.open(), "the drain's limit has passed: closing what is open");
     }
@@ -134,14 +140,20 @@ pub async fn run(spec: ProxySpec, layer: RecordLayer, stop: CancellationToken) -
 }
 
 /// A native sidecar's applications have ended: it only finishes. A plain one's may still open connections: it goes on
-/// until there has been none for a while.
-async fn drain(proxy: &Proxy, sidecar: SidecarKind, accepting: &CancellationToken, serving: &mut JoinSet<()>) {
+/// until there has been none for a while, and no hook is under way.
+async fn drain(
+    proxy: &Proxy,
+    probes: &Probes,
+    sidecar: SidecarKind,
+    accepting: &CancellationToken,
+    serving: &mut JoinSet<()>,
+) {
     if sidecar == SidecarKind::Plain {
         let mut ticks = tokio::time::interval(QUIET / 10);
         let mut quiet_since = Instant::now();
         while quiet_since.elapsed() < QUIET {
             ticks.tick().await;
-            if proxy.connections.open() > 0 {
+            if proxy.connections.open() > 0 || probes.hooks() > 0 {
                 quiet_since = Instant::now();
             }
         }
@@ -153,33 +165,39 @@ async fn drain(proxy: &Proxy, sidecar: SidecarKind, accepting: &CancellationToke
 struct Listeners {
     serving: Vec<(TcpListener, Role)>,
     admin: Vec<(TcpListener, Audience)>,
+    probes: Vec<TcpListener>,
 }
 
 /// Binds everything, so that a proxy that cannot serve does not start. IPv6 is left out where the kernel has none.
 fn bind(tls: TlsMode) -> Result<Listeners, RunError> {
     let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
     let local = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-    let mut listeners = Listeners { serving: Vec::new(), admin: Vec::new() };
+    let mut listeners =
+        Listeners { serving: Vec::new(), admin: Vec::new(), probes: bind_families(any, PROBES_PORT, socket::listen)? };
     for (ips, port, role) in
         [(local, OUTBOUND_PORT, Role::Outbound), (any, INBOUND_PORT, Role::Inbound), (any, MESH_PORT, Role::Mesh)]
     {
         if role == Role::Mesh && tls == TlsMode::Disabled {
             continue;
         }
-        let bound = bind_families(ips, port)?;
+        let bound = bind_families(ips, port, |addr| socket::listen_tuned(addr, role != Role::Mesh))?;
         listeners.serving.extend(bound.into_iter().map(|listener| (listener, role)));
     }
     for (ips, port, audience) in [(any, ADMIN_PORT, Audience::Everyone), (local, LOCAL_ADMIN_PORT, Audience::Local)] {
-        let bound = bind_families(ips, port)?;
+        let bound = bind_families(ips, port, socket::listen)?;
         listeners.admin.extend(bound.into_iter().map(|listener| (listener, audience)));
     }
     Ok(listeners)
 }
 
-fn bind_families(ips: [IpAddr; 2], port: u16) -> Result<Vec<TcpListener>, RunError> {
+fn bind_families(
+    ips: [IpAddr; 2],
+    port: u16,
+    listen: impl Fn(SocketAddr) -> io::Result<TcpListener>,
+) -> Result<Vec<TcpListener>, RunError> {
     let mut bound = Vec::new();
     for addr in ips.map(|ip| SocketAddr::new(ip, port)) {
-        match socket::listen(addr) {
+        match listen(addr) {
             Ok(listener) => bound.push(listener),
             Err(error) if addr.is_ipv6() && no_ipv6(&error) => {}
             Err(error) => return Err(RunError::Listen { addr, error }),

@@ -130,10 +130,22 @@ fn unconnected(addr: SocketAddr, route: Route) -> io::Result<TcpSocket> {
 }
 
 /// The options of every connection: no delay, keepalive, a bound on silence.
-pub(crate) fn tune(socket: SockRef<'_>) -> io::Result<()> {
+fn tune(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4).with_retries(3))?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}
+
+/// A listener whose connections are made for the data path, by options that they inherit from it. `armed`: they are those
+/// of applications, which a proxy that dies resets ([`arm_reset`]).
+pub(crate) fn listen_tuned(addr: SocketAddr, armed: bool) -> io::Result<TcpListener> {
+    let listener = listen(addr)?;
+    let socket = SockRef::from(&listener);
+    if armed {
+        socket.set_linger(Some(Duration::ZERO))?;
+    }
+    tune(socket)?;
+    Ok(listener)
 }
 
 /// A listener of one family: an IPv6 one takes no mapped IPv4, so that original destinations are read by family.
@@ -166,8 +178,44 @@ pub(crate) fn original_dst(stream: &TcpStream) -> io::Result<SocketAddr> {
     addr.as_socket().ok_or_else(|| io::Error::other("the original destination is no IP address"))
 }
 
-/// Makes the close that follows a reset: unsent bytes are dropped and the peer gets RST.
+/// Makes the close that follows a reset, whoever closes: unsent bytes are dropped and the peer gets RST. A connection of
+/// an application is armed from its beginning until both directions have ended, so that no death of this process looks
+/// like an end.
 pub(crate) fn arm_reset(stream: &TcpStream) {
     // Fails only on a socket that is gone already, which is what was wanted.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// Makes the close that follows an orderly one.
+pub(crate) fn disarm_reset(stream: &TcpStream) {
+    // Fails only on a socket that is gone already.
+    let _ = SockRef::from(stream).set_linger(None);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn accepted_connections_inherit_what_their_listener_was_told() {
+        for (armed, linger) in [(true, Some(Duration::ZERO)), (false, None)] {
+            let listener = listen_tuned("127.0.0.1:0".parse().expect("an address"), armed).expect("a free port");
+            let addr = listener.local_addr().expect("it listens");
+            let (accepted, client) = tokio::join!(listener.accept(), connect(addr, Route::Any, KEEPALIVE));
+            let (accepted, client) = (accepted.expect("accepted").0, client.expect("connected"));
+            let told = |stream: &TcpStream| {
+                let socket = SockRef::from(stream);
+                let times =
+                    (socket.tcp_keepalive_time(), socket.tcp_keepalive_interval(), socket.tcp_keepalive_retries());
+                let times = (times.0.expect("an option"), times.1.expect("an option"), times.2.expect("an option"));
+                let timeout = socket.tcp_user_timeout().expect("an option");
+                (socket.tcp_nodelay().expect("an option"), socket.keepalive().expect("an option"), times, timeout)
+            };
+            let expected = (true, true, (KEEPALIVE, KEEPALIVE / 4, 3), Some(USER_TIMEOUT));
+            assert_eq!((told(&accepted), told(&client)), (expected, expected));
+            assert_eq!(SockRef::from(&accepted).linger().expect("an option"), linger);
+            disarm_reset(&accepted);
+            assert_eq!(SockRef::from(&accepted).linger().expect("an option"), None);
+        }
+    }
 }

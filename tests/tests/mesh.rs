@@ -18,6 +18,8 @@ mod bypass;
 mod certificate;
 #[path = "mesh/common.rs"]
 mod common;
+#[path = "mesh/drain.rs"]
+mod drain;
 #[path = "mesh/endings.rs"]
 mod endings;
 #[path = "mesh/evidence.rs"]
@@ -30,6 +32,8 @@ mod grpc;
 mod idle;
 #[path = "mesh/ipv6.rs"]
 mod ipv6;
+#[path = "mesh/killed.rs"]
+mod killed;
 #[path = "mesh/labels.rs"]
 mod labels;
 #[path = "mesh/last_words.rs"]
@@ -46,6 +50,8 @@ mod peers;
 mod places;
 #[path = "mesh/postgresql.rs"]
 mod postgresql;
+#[path = "mesh/probes.rs"]
+mod probes;
 #[path = "mesh/reasons.rs"]
 mod reasons;
 #[path = "mesh/redis.rs"]
@@ -54,6 +60,8 @@ mod redis;
 mod required;
 #[path = "mesh/reuse.rs"]
 mod reuse;
+#[path = "mesh/rollout.rs"]
+mod rollout;
 #[path = "mesh/scene.rs"]
 mod scene;
 #[path = "mesh/series.rs"]
@@ -68,5 +76,7 @@ mod standalone;
 mod streams;
 #[path = "mesh/talk.rs"]
 mod talk;
+#[path = "mesh/threads.rs"]
+mod threads;
 #[path = "mesh/websocket.rs"]
 mod websocket;

@@ -40,21 +40,11 @@ pub(crate) enum Rejected {
     Memory,
     /// Not a review.
     Unparsable,
-    /// Too much was asked at once.
-    Busy,
 }
 
 impl Rejected {
-    const ALL: [Self; 8] = [
-        Self::Connections,
-        Self::Handshake,
-        Self::Silent,
-        Self::Slow,
-        Self::TooLarge,
-        Self::Memory,
-        Self::Unparsable,
-        Self::Busy,
-    ];
+    const ALL: [Self; 7] =
+        [Self::Connections, Self::Handshake, Self::Silent, Self::Slow, Self::TooLarge, Self::Memory, Self::Unparsable];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -65,7 +55,6 @@ impl Rejected {
             Self::TooLarge => "too-large",
             Self::Memory => "memory",
             Self::Unparsable => "unparsable",
-            Self::Busy => "busy",
         }
     }
 }
@@ -241,5 +230,68 @@ impl Collector for EventMetrics {
             ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use hauberk_mesh::{RefusalReason, SkipReason};
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+    use crate::decide::Undecided;
+
+    const DOCUMENT: &str = include_str!("../../docs/metrics-control-plane.md");
+
+    fn exposition() -> String {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        registry.register_collector(Box::new(EventMetrics(Events::new("hauberk.dev/webhook", "pod").0)));
+        metrics.review(Entry::Pod, Decided::Injected);
+        metrics.namespace_question("found");
+        metrics.ends("leaf", SystemTime::UNIX_EPOCH);
+        metrics.certificate(true);
+        metrics.bundle_patch("patched");
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("a String takes everything");
+        text
+    }
+
+    #[test]
+    fn the_document_lists_exactly_the_metrics() {
+        let row = |line: &'static str| {
+            let mut cells = line.strip_prefix("| `hauberk_webhook_")?.split('|').map(str::trim);
+            Some((cells.next()?.trim_end_matches('`').to_owned(), cells.next()?.to_owned()))
+        };
+        let documented: BTreeMap<_, _> = DOCUMENT.lines().filter_map(row).collect();
+        let text = exposition();
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE hauberk_webhook_"));
+        let written: BTreeMap<_, _> = types
+            .map(|line| {
+                let (name, kind) = line.split_once(' ').expect("a name and a type");
+                let suffix = if kind == "counter" { "_total" } else { "" };
+                (format!("{name}{suffix}"), kind.to_owned())
+            })
+            .collect();
+        assert_eq!(documented, written);
+        for name in written.keys() {
+            assert!(text.contains(&format!("\nhauberk_webhook_{name}")), "no sample of {name} in {text}");
+        }
+    }
+
+    #[test]
+    fn the_document_names_every_reason() {
+        let section = DOCUMENT.split("## Webhook").nth(1).expect("it is there");
+        let skipped = SkipReason::ALL.iter().map(|reason| reason.as_str());
+        let refused = RefusalReason::ALL.iter().map(|reason| reason.as_str());
+        let undecided =
+            [Undecided::Settings, Undecided::Namespace, Undecided::Busy, Undecided::Fault].map(Undecided::as_str);
+        let rejected = Rejected::ALL.map(Rejected::as_str);
+        let inputs = Input::ALL.map(Input::as_str);
+        for reason in skipped.chain(refused).chain(undecided).chain(rejected).chain(inputs) {
+            assert!(section.contains(&format!("`{reason}`")), "{reason}");
+        }
     }
 }

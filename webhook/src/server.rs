@@ -13,7 +13,7 @@ use std::{
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Body, Bytes, Incoming},
+    body::{Bytes, Incoming},
     header::{CONNECTION, CONTENT_TYPE, HeaderValue},
     service::service_fn,
 };
@@ -249,23 +249,27 @@ enum Unread {
     Broken,
 }
 
-/// The whole body; each piece is accounted for before it is kept.
+/// The whole body; each piece is accounted for before it is kept. What is not kept is read to its end nevertheless:
+/// were the connection closed over it, the answer would be lost.
 async fn read(mut body: Incoming, most: usize, mut more: impl FnMut(usize) -> bool) -> Result<Vec<u8>, Unread> {
-    if body.size_hint().lower() > most as u64 {
-        return Err(Unread::TooLarge);
-    }
     let mut whole = Vec::new();
+    let mut fault = None;
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else { continue };
+        if fault.is_some() {
+            continue;
+        }
         if whole.len() + data.len() > most {
-            return Err(Unread::TooLarge);
+            fault = Some(Unread::TooLarge);
+        } else if !more(data.len()) {
+            fault = Some(Unread::NoRoom);
+        } else {
+            whole.extend_from_slice(&data);
+            continue;
         }
-        if !more(data.len()) {
-            return Err(Unread::NoRoom);
-        }
-        whole.extend_from_slice(&data);
+        whole = Vec::new();
     }
-    Ok(whole)
+    fault.map_or(Ok(whole), Err)
 }
 
 fn text(status: StatusCode, message: &str) -> Response<Full<Bytes>> {

@@ -1,6 +1,8 @@
-//! `Ca`: root, issuer and trust bundle, held in memory or in a directory that is followed as it changes.
+//! `Ca`: issuer and trust bundle as they are in force, and the leafs that are signed with them. They come from memory,
+//! or from a directory that is followed as it changes; what they are made of and how it changes is [`material`].
 
 mod files;
+pub(crate) mod material;
 pub mod rotation;
 mod templates;
 
@@ -19,8 +21,11 @@ pub use files::CaFault;
 pub use templates::SignFault;
 pub(crate) use templates::requested_key;
 
-use self::{files::Material, templates::Issuer};
-use crate::{Credentials, InvalidCredentials, SecretKey, TrustBundle, renew_at};
+use self::{
+    material::{Material, Parts, Roots},
+    templates::{CaCertificate, Issuer},
+};
+use crate::{Credentials, InvalidCredentials, SecretKey, TrustBundle};
 
 /// How long certificates live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,8 +82,14 @@ impl Ca {
     /// A CA that is gone when the process ends.
     pub fn in_memory(lifetimes: Lifetimes) -> Result<Self, CaFault> {
         let now = SystemTime::now();
-        let state = State::new(Material::create(&lifetimes, now)?, 1, &lifetimes, now)?;
-        Ok(Self { lifetimes, dir: None, seen: Mutex::default(), state: watch::Sender::new(state.into()) })
+        let root = Roots::create(&lifetimes, now)?.root;
+        Self::of(Material::create(&root, &lifetimes, now)?, lifetimes, now)
+    }
+
+    /// A CA whose material is kept elsewhere; see [`Ca::adopt`].
+    pub(crate) fn of(material: Material, lifetimes: Lifetimes, now: SystemTime) -> Result<Self, CaFault> {
+        let state = watch::Sender::new(State::new(material, &lifetimes, now)?.into());
+        Ok(Self { lifetimes, dir: None, seen: Mutex::default(), state })
     }
 
     /// The CA of `dir`; made if the directory has none of its files. If it has some of them and not others, that is a
@@ -86,40 +97,43 @@ impl Ca {
     pub fn open_or_create(dir: &Path, lifetimes: Lifetimes) -> Result<Self, CaFault> {
         let now = SystemTime::now();
         files::create_if_empty(dir, &lifetimes, now)?;
-        if issuer_is_due(dir, now)? {
+        if files::issuer_is_due(dir, now)? {
             rotation::renew_issuer(dir, &lifetimes, now)?;
         }
-        let found = files::read(dir)?;
-        let seen = found.digest();
-        let (material, generation) = found.parse()?;
-        let state = State::new(material, generation, &lifetimes, now)?;
-        files::save_generation(dir, &state.bundle)?;
-        let state = watch::Sender::new(state.into());
-        Ok(Self { lifetimes, dir: Some(dir.to_owned()), seen: Mutex::new(seen), state })
+        let parts = files::read(dir)?;
+        let seen = Mutex::new(files::digest(&parts));
+        let state = from_files(dir, &parts, &lifetimes, now)?;
+        Ok(Self { lifetimes, dir: Some(dir.to_owned()), seen, state: watch::Sender::new(state.into()) })
     }
 
     /// Looks whether the directory has changed; says whether something new is in force. A change that cannot be used is
     /// an error once, and the last good state stays.
     pub fn reload(&self) -> Result<bool, CaFault> {
         let Some(dir) = &self.dir else { return Ok(false) };
-        let now = SystemTime::now();
-        let found = files::read(dir);
-        let digest = found.as_ref().map_or_else(ToString::to_string, files::Found::digest);
+        let parts = files::read(dir);
+        let digest = parts.as_ref().map_or_else(ToString::to_string, files::digest);
         if std::mem::replace(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner), digest.clone()) == digest {
             return Ok(false);
         }
-        let (material, generation) = found?.parse()?;
-        let state = State::new(material, generation, &self.lifetimes, now)?;
-        files::save_generation(dir, &state.bundle)?;
-        info!(generation = state.bundle.generation(), roots = state.bundle.roots().len(), "the CA's directory changed");
-        self.state.send_replace(state.into());
+        self.put(from_files(dir, &parts?, &self.lifetimes, SystemTime::now())?);
         Ok(true)
+    }
+
+    /// Puts other material in force, if it can be used.
+    pub(crate) fn adopt(&self, material: Material, now: SystemTime) -> Result<(), CaFault> {
+        self.put(State::new(material, &self.lifetimes, now)?);
+        Ok(())
+    }
+
+    fn put(&self, state: State) {
+        info!(generation = state.bundle.generation(), roots = state.bundle.roots().len(), "the CA changed");
+        self.state.send_replace(state.into());
     }
 
     /// Makes a new issuer under the same root if the present one is at 70 % of its life; [`Ca::reload`] takes it over.
     pub fn renew_issuer_if_due(&self, now: SystemTime) -> Result<(), CaFault> {
         match &self.dir {
-            Some(dir) if issuer_is_due(dir, now)? => rotation::renew_issuer(dir, &self.lifetimes, now),
+            Some(dir) if files::issuer_is_due(dir, now)? => rotation::renew_issuer(dir, &self.lifetimes, now),
             _ => Ok(()),
         }
     }
@@ -132,6 +146,12 @@ impl Ca {
     /// When the issuer ends.
     pub fn issuer_not_after(&self) -> SystemTime {
         self.state.borrow().issuer.not_after()
+    }
+
+    /// When the first of the trusted roots ends.
+    pub(crate) fn root_not_after(&self) -> Option<SystemTime> {
+        let bundle = self.bundle();
+        bundle.roots().iter().filter_map(|root| Some(CaCertificate::read(root).ok()?.not_after)).min()
     }
 
     /// Follows issuer and bundle.
@@ -152,10 +172,15 @@ impl Ca {
     }
 }
 
+/// Whether a CA of these parts could sign anything that anybody believes.
+pub(crate) fn check(parts: &Parts, lifetimes: &Lifetimes, now: SystemTime) -> Result<(), CaFault> {
+    State::new(Material::read(parts)?, lifetimes, now).map(drop)
+}
+
 impl State {
     /// Refuses what could not sign anything that anybody believes.
-    fn new(material: Material, generation: u64, lifetimes: &Lifetimes, now: SystemTime) -> Result<Self, CaFault> {
-        let bundle = TrustBundle::new(generation, material.roots).map_err(CaFault::bundle)?;
+    fn new(material: Material, lifetimes: &Lifetimes, now: SystemTime) -> Result<Self, CaFault> {
+        let bundle = material.bundle()?;
         let state = Self { issuer: Issuer::new(material.issuer_chain, material.issuer_key)?, bundle };
         let probe = TrustDomain::default().identity("probe", "probe").expect("a valid name");
         state.credentials(&probe, 1, lifetimes, now)?;
@@ -176,8 +201,12 @@ impl State {
     }
 }
 
-/// At 70 % of its life.
-fn issuer_is_due(dir: &Path, now: SystemTime) -> Result<bool, CaFault> {
-    let (not_before, not_after) = files::issuer_validity(dir)?;
-    Ok(now >= renew_at(not_before, not_after, 0.5))
+/// Which generation the roots are is written down only if they are of use.
+fn from_files(dir: &Path, parts: &Parts, lifetimes: &Lifetimes, now: SystemTime) -> Result<State, CaFault> {
+    let mut material = Material::read(parts)?;
+    material.settle();
+    let generation = material.generation_text();
+    let state = State::new(material, lifetimes, now)?;
+    files::save_generation(dir, &generation)?;
+    Ok(state)
 }

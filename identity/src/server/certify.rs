@@ -23,6 +23,7 @@ pub use refusal::Refusal;
 use super::{
     Ca, Issued, Metrics, PodFacts, Pods, Proven, TokenReview,
     ca::SignFault,
+    kubernetes::Told,
     tokens::{ReviewFault, precheck},
 };
 use crate::grpc::{ConnectInfo, Sources};
@@ -59,6 +60,7 @@ pub struct Certify<R, P> {
     limits: CertifyLimits,
     reviews: Sources,
     metrics: Metrics,
+    told: Option<Told>,
 }
 
 /// Who asks, for the log.
@@ -86,7 +88,12 @@ impl<R: TokenReview, P: Pods> Certify<R, P> {
         metrics: Metrics,
     ) -> Self {
         let reviews = Sources::new(limits.reviews, limits.reviews_per_source);
-        Self { ca, domain, reviewer, pods, limits, reviews, metrics }
+        Self { ca, domain, reviewer, pods, limits, reviews, metrics, told: None }
+    }
+
+    /// Tells people of refusals, by events.
+    pub(crate) fn telling(self, told: Told) -> Self {
+        Self { told: Some(told), ..self }
     }
 
     /// The service as tonic routes to it; what is larger than any honest call is not read.
@@ -94,7 +101,13 @@ impl<R: TokenReview, P: Pods> Certify<R, P> {
         IdentityServer::new(self).max_decoding_message_size(LARGEST_CALL)
     }
 
-    async fn decide(&self, asked: &CertifyRequest, caller: &Caller) -> Result<Granted, Refusal> {
+    /// `proven` is set as soon as somebody has vouched for the token.
+    async fn decide(
+        &self,
+        asked: &CertifyRequest,
+        caller: &Caller,
+        proven: &mut Option<Proven>,
+    ) -> Result<Granted, Refusal> {
         let now = SystemTime::now();
         let name = self.asked_name(&asked.identity)?;
         let token = precheck(&asked.token, TOKEN_AUDIENCE, now)?;
@@ -103,10 +116,10 @@ impl<R: TokenReview, P: Pods> Certify<R, P> {
 
         let _place = self.reviews.take(caller.remote.ip()).ok_or(Refusal::Busy)?;
         let reviewed = async {
-            let proven = self.reviewer.review(token, TOKEN_AUDIENCE).await?;
-            self.check_identity(&name, &proven)?;
-            let pod = self.pods.find(&proven.namespace, &proven.pod.name).await;
-            Ok::<_, Refusal>((proven, pod.map_err(|error| Refusal::Unavailable(error.0))?))
+            let of = proven.insert(self.reviewer.review(token, TOKEN_AUDIENCE).await?).clone();
+            self.check_identity(&name, &of)?;
+            let pod = self.pods.find(&of.namespace, &of.pod.name).await;
+            Ok::<_, Refusal>((of, pod.map_err(|error| Refusal::Unavailable(error.0))?))
         };
         let late = |_| Refusal::Unavailable("no answer in time".to_owned());
         let (proven, found) = timeout(self.limits.review, reviewed).await.map_err(late)??;
@@ -158,7 +171,8 @@ impl<R: TokenReview, P: Pods> Identity for Certify<R, P> {
         let asked = request.into_inner();
         // Cut before it reaches the log.
         let identity: String = asked.identity.chars().take(LONGEST_NAME).collect();
-        match self.decide(&asked, &caller).await {
+        let mut proven = None;
+        match self.decide(&asked, &caller, &mut proven).await {
             Ok(granted) => {
                 self.metrics.issued();
                 granted.log(&identity, &caller);
@@ -166,6 +180,9 @@ impl<R: TokenReview, P: Pods> Identity for Certify<R, P> {
             }
             Err(refusal) => {
                 self.metrics.refused(&refusal);
+                if let Some(told) = &self.told {
+                    told.refused(&refusal, proven.as_ref());
+                }
                 let Caller { remote, peer } = caller;
                 warn!(identity, %remote, peer = peer.as_ref().map(IdentityName::as_str), reason = refusal.reason(), %refusal, "certificate refused");
                 Err(refusal.into())

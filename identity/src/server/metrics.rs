@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::Refusal;
+use super::{Ca, Refusal, kubernetes::FaultKind};
 
 /// Clones count together.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +20,8 @@ pub struct Metrics {
     streams: Gauge<u64, AtomicU64>,
     adopted: Gauge<u64, AtomicU64>,
     ends: Family<Certificate, Gauge<u64, AtomicU64>>,
+    faults: Family<Fault, Gauge>,
+    leads: Gauge,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -38,6 +40,11 @@ struct Certificate {
     certificate: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Fault {
+    fault: &'static str,
+}
+
 impl Metrics {
     /// Metrics that are served from `registry`.
     pub fn register(registry: &mut Registry) -> Self {
@@ -45,8 +52,11 @@ impl Metrics {
         for reason in Refusal::REASONS {
             let _ = metrics.refused.get_or_create(&Reason { reason });
         }
+        for fault in FaultKind::ALL {
+            let _ = metrics.faults.get_or_create(&Fault { fault: fault.label() });
+        }
         let registry = registry.sub_registry_with_prefix("hauberk_identity");
-        let Self { issued, refused, reloads, generation, streams, adopted, ends } = metrics.clone();
+        let Self { issued, refused, reloads, generation, streams, adopted, ends, faults, leads } = metrics.clone();
         registry.register("certificates_issued", "Leafs signed", issued);
         registry.register("certificates_refused", "Calls of Certify refused, by reason", refused);
         registry.register("reloads", "Changed files taken over (good) or not (bad)", reloads);
@@ -58,6 +68,8 @@ impl Metrics {
             adopted,
         );
         registry.register("certificate_end_seconds", "When a certificate of ours ends, seconds since 1970", ends);
+        registry.register("ca_fault", "Whether the CA in Secrets has this fault", faults);
+        registry.register("leader", "Whether this replica leads", leads);
         metrics
     }
 
@@ -86,5 +98,55 @@ impl Metrics {
     pub(crate) fn ends(&self, certificate: &'static str, at: SystemTime) {
         let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         self.ends.get_or_create(&Certificate { certificate }).set(seconds);
+    }
+    /// Generation and ends, as they are in force.
+    pub(crate) fn of_ca(&self, ca: &Ca) {
+        self.trust(ca.bundle().generation());
+        self.ends("issuer", ca.issuer_not_after());
+        if let Some(end) = ca.root_not_after() {
+            self.ends("root", end);
+        }
+    }
+
+    /// Of the faults `among`, there is `found` and no other.
+    pub(crate) fn faults(&self, found: Option<FaultKind>, among: &[FaultKind]) {
+        for fault in among {
+            self.faults.get_or_create(&Fault { fault: fault.label() }).set((found == Some(*fault)).into());
+        }
+    }
+
+    pub(crate) fn leads(&self, leads: bool) {
+        self.leads.set(leads.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    const DOCUMENT: &str = include_str!("../../../docs/metrics-control-plane.md");
+
+    #[test]
+    fn the_document_lists_exactly_the_metrics_reasons_and_faults() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        // Written once something has happened.
+        metrics.reloaded("ca", true);
+        metrics.ends("own", SystemTime::now());
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("a String takes everything");
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let suffix = |kind| if kind == "counter" { "_total" } else { "" };
+        let written: BTreeSet<_> = types.map(|(name, kind)| format!("| `{name}{}` | {kind} |", suffix(kind))).collect();
+        let rows = DOCUMENT.lines().filter(|line| line.starts_with("| `hauberk_identity_"));
+        let documented: BTreeSet<_> = rows.map(|row| row.split_inclusive('|').take(3).collect::<String>()).collect();
+        assert_eq!(documented, written);
+        for label in Refusal::REASONS.iter().copied().chain(FaultKind::ALL.map(FaultKind::label)) {
+            assert!(DOCUMENT.contains(&format!("`{label}`")), "{label}");
+        }
     }
 }

@@ -134,6 +134,35 @@ async fn the_server_renews_its_own_certificate_while_it_serves() {
 }
 
 #[tokio::test]
+async fn a_connection_ends_when_its_certificate_is_renewed_and_the_next_shows_the_new_one() {
+    let world = World::start_with(Lifetimes { leaf: Duration::from_secs(3), ..Lifetimes::default() }).await;
+    let agent = Running::start(world.agent());
+    soon(agent.store.ready()).await;
+    // Of the same CA, with a certificate that outlives the test.
+    let ca = Ca::open_or_create(&world.ca_dir(), Lifetimes::default()).expect("the CA of the world");
+    let mut script = Script::start(Arc::new(ca), ClientAuth::Required).await;
+    let channel = grpc::channel(script.addr, server_identity(), agent.store.clone());
+    let mut ends = Vec::new();
+    while ends.len() < 3 {
+        let (_say, said) = tokio::sync::mpsc::channel(1);
+        let mut stream = match soon(TrustClient::new(channel.clone()).watch(ReceiverStream::new(said))).await {
+            Ok(stream) => stream.into_inner(),
+            // The connection may end in the middle of the call: then the certificate has just been renewed.
+            Err(_) if SystemTime::now() < ends.last().copied().unwrap_or(SystemTime::now()) => continue,
+            Err(error) => panic!("{error:?}"),
+        };
+        let peer = soon(script.callers.recv()).await.expect("a call").peer.expect("a certificate");
+        ends.push(peer.not_after);
+        soon(stream.message()).await.expect_err("the stream ends with its connection");
+        assert!(SystemTime::now() < peer.not_after, "before its certificate does");
+    }
+    ends.dedup();
+    assert_eq!(ends.len(), 3, "each connection had a certificate of its own: {ends:?}");
+    agent.stop().await;
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn admin_says_live_ready_and_the_metrics() {
     let world = World::start().await;
     for (path, expected) in [("/live", "live\n"), ("/ready", "ready\n")] {

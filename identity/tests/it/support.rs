@@ -14,7 +14,7 @@ use hauberk_api::trust::{
 use hauberk_identity::{
     Agent, AgentConfig, SecretKey, Store,
     grpc::{self, ClientAuth, ConnectInfo, IncomingLimits},
-    server::{Ca, CertifyLimits, Lifetimes, LocalTokens, Server, ServerConfig},
+    server::{Ca, CertifyLimits, Lifetimes, LocalTokens, Server, ServerConfig, SourcesConfig},
     server_name,
 };
 use hauberk_mesh::{IDENTITY_ACCOUNT, IdentityName, MeshFile, Pod, TOKEN_AUDIENCE, TrustDomain};
@@ -92,8 +92,7 @@ impl World {
         let dir = TempDir::new().expect("a directory");
         std::fs::write(dir.path().join("mesh.yaml"), MESH).expect("written");
         let config = ServerConfig {
-            services: dir.path().join("mesh.yaml"),
-            dir: dir.path().join("ca"),
+            sources: SourcesConfig::Files { services: dir.path().join("mesh.yaml"), dir: dir.path().join("ca") },
             listen: loopback(),
             admin: loopback(),
             domain: TrustDomain::default(),
@@ -103,7 +102,7 @@ impl World {
         };
         let server = Server::bind(config).await.expect("bound");
         let (addr, admin) = server.addresses().expect("bound");
-        let (ca, stop, mut tasks) = (server.ca(), CancellationToken::new(), JoinSet::new());
+        let (ca, stop, mut tasks) = (server.ca().expect("of files"), CancellationToken::new(), JoinSet::new());
         let stopped = stop.clone();
         tasks.spawn(async move { server.run(stopped).await.expect("runs until stopped") });
         let tokens = LocalTokens::open_or_create(&dir.path().join("ca")).expect("tokens");

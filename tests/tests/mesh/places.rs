@@ -187,12 +187,12 @@ fn our_own_ports_are_refused_from_other_pods() {
     for to in PROXY_PORTS.into_iter().flat_map(|port| at_each_address(&server, port)) {
         for pod in [&client, &stranger] {
             let refused = match to.port() {
-                // It serves `/live`, `/ready` and `/metrics` to everybody, and nothing else.
-                ADMIN_PORT => None,
+                // They serve `/live`, `/ready`, `/metrics` and declared probes to everybody, and nothing else.
+                ADMIN_PORT | PROBES_PORT => None,
                 INBOUND_PORT => Some(CloseCause::PortNotAllowed),
                 MESH_PORT => Some(CloseCause::HandshakeFailed),
                 // Nobody listens there but on loopback.
-                OUTBOUND_PORT | PROBES_PORT | LOCAL_ADMIN_PORT => Some(CloseCause::ConnectRefused),
+                OUTBOUND_PORT | LOCAL_ADMIN_PORT => Some(CloseCause::ConnectRefused),
                 port => panic!("{port} is new: say what it is"),
             };
             reach(pod, &server, to, refused);

@@ -163,11 +163,11 @@ impl Held {
         Ok(Self { ca: next.ca, leaf, next: None, old: Some(old) })
     }
 
-    /// What API servers shall believe: never only what was, never only what comes.
+    /// What API servers shall believe, oldest first: the same before and after an adoption, which so needs no patch.
     pub(crate) fn bundle(&self) -> String {
         let next = self.next.as_ref().map(|next| next.ca.certificate.as_str());
         let old = self.old.as_ref().map(|old| old.certificate.as_str());
-        [Some(self.ca.certificate.as_str()), next, old].into_iter().flatten().collect()
+        [old, Some(self.ca.certificate.as_str()), next].into_iter().flatten().collect()
     }
 
     /// Whether the leaf is for exactly these names.

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
+    time::SystemTime,
 };
 
 use futures_util::StreamExt;
@@ -58,7 +58,7 @@ impl Serving {
 }
 
 /// Follows the Secret for as long as it is awaited. What is broken or gone changes nothing: the last good one serves, and
-/// the leader mends the Secret. `last` is the last good one.
+/// the leader mends the Secret. `last` is the last good one; those who watch it are woken by every change.
 pub(crate) async fn follow(
     client: Client,
     namespace: String,
@@ -74,6 +74,7 @@ pub(crate) async fn follow(
             Ok(Some(Secret { data, .. })) => data.unwrap_or_default(),
             Ok(None) => {
                 info!(secret = WEBHOOK_SECRET, "not there yet, or gone; the leader makes it");
+                last.send_modify(|_| {});
                 continue;
             }
             Err(error) => {
@@ -90,13 +91,16 @@ pub(crate) async fn follow(
             Ok(held) => {
                 metrics.ends("leaf", held.leaf.not_after);
                 metrics.ends("ca", held.ca.not_after);
-                let left = held.leaf.not_after.duration_since(std::time::SystemTime::now()).unwrap_or_default();
-                let (whole, next, old) = (Duration::from_secs(left.as_secs()), held.next.is_some(), held.old.is_some());
-                info!(left = ?whole, next, old, "serving the Secret's certificate");
+                let left = held.leaf.not_after.duration_since(SystemTime::now()).unwrap_or_default().as_secs();
+                let (next, old) = (held.next.is_some(), held.old.is_some());
+                info!(seconds_left = left, next, old, "serving the Secret's certificate");
                 last.send_replace(Some(held.into()));
                 latch.open();
             }
-            Err(why) => warn!(why, secret = WEBHOOK_SECRET, "cannot be used; what was served before is served on"),
+            Err(why) => {
+                warn!(why, secret = WEBHOOK_SECRET, "cannot be used; what was served before is served on");
+                last.send_modify(|_| {});
+            }
         }
     }
     "the watch of the Secret"

@@ -10,6 +10,8 @@ mod probes;
 mod quantity;
 mod resources;
 mod settings;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod view;
 
 use std::{collections::BTreeMap, net::SocketAddr};
@@ -245,5 +247,7 @@ fn told(
 
 const KUBE_SYSTEM: &str = "kube-system";
 
+#[cfg(test)]
+mod laws;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 //! tcpSocket and grpc probes and httpGet hooks all become an httpGet of `/probe/<container>/<kind>`.
 
 use hauberk_mesh::{PROBES_PORT, PROXY_CONTAINER, Probe, ProbeAction, ProbeKind, RefusalReason};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     Refusal, checks,
@@ -19,7 +19,6 @@ pub(super) struct Repointed {
     pub(super) declared: Probe,
     /// The handler that stands there.
     handler: &'static str,
-    is_repointed: bool,
     timeout: Option<i64>,
 }
 
@@ -69,16 +68,10 @@ fn repoint_one(
     let (name, action) = match (&handler.http_get, &handler.tcp_socket, &handler.grpc) {
         (Some(http), None, None) if !others => match repointed_before(container, kind, http, earlier) {
             Some(declared) => {
-                let declared = declared?;
+                let mut declared = declared?;
                 check_port(container, kind, declared.action.port())?;
-                let repointed = Repointed {
-                    at,
-                    declared,
-                    handler: "httpGet",
-                    is_repointed: true,
-                    timeout: handler.timeout_seconds,
-                };
-                return Ok(Some(repointed));
+                declared.timeout_seconds = if is_hook { 0 } else { declared.timeout_seconds.max(1) };
+                return Ok(Some(Repointed { at, declared, handler: "httpGet", timeout: handler.timeout_seconds }));
             }
             None => ("httpGet", http_get(container, kind, http)?),
         },
@@ -96,7 +89,7 @@ fn repoint_one(
     let seconds = handler.timeout_seconds.unwrap_or(1).clamp(1, i32::MAX.into());
     let timeout_seconds = if is_hook { 0 } else { u32::try_from(seconds).expect("clamped") };
     let declared = Probe { container: container.name.clone(), kind, action, timeout_seconds };
-    Ok(Some(Repointed { at, declared, handler: name, is_repointed: false, timeout: handler.timeout_seconds }))
+    Ok(Some(Repointed { at, declared, handler: name, timeout: handler.timeout_seconds }))
 }
 
 /// What was declared for a probe that an earlier call led to the proxy.
@@ -211,16 +204,13 @@ impl Repointed {
             i64::from(self.declared.timeout_seconds).saturating_add(1).min(i32::MAX.into())
         });
         let timeout = wanted.filter(|wanted| self.timeout != Some(*wanted));
-        if self.is_repointed && timeout.is_none() {
-            return;
-        }
         let name: Vec<_> = container.into_iter().chain(["name"]).collect();
         patcher.test(&name, json!(self.declared.container));
-        if !self.is_repointed {
-            if self.handler != "httpGet" {
-                patcher.remove(&under(self.handler));
-            }
-            let target: Value = json!({"path": self.declared.path(), "port": PROBES_PORT, "scheme": "HTTP"});
+        if self.handler != "httpGet" {
+            patcher.remove(&under(self.handler));
+        }
+        let target = json!({"path": self.declared.path(), "port": PROBES_PORT, "scheme": "HTTP"});
+        if patcher.at(&under("httpGet")) != Some(&target) {
             patcher.add(&under("httpGet"), target);
         }
         if let Some(timeout) = timeout {

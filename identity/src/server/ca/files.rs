@@ -8,22 +8,17 @@ use std::{
     time::SystemTime,
 };
 
-use rustls::pki_types::CertificateDer;
 use tracing::info;
 use zeroize::Zeroizing;
 
 use super::{
     Lifetimes, SignFault,
-    templates::{self, CaCertificate},
+    material::{
+        self, BUNDLE, GENERATION, ISSUER, ISSUER_KEY, Material, NEXT_ROOT, NEXT_ROOT_KEY, Parts, ROOT, ROOT_KEY, Roots,
+    },
 };
-use crate::{InvalidBundle, InvalidCredentials, InvalidKey, SecretKey, TrustBundle, fs, trust, volume::hex};
+use crate::{InvalidBundle, InvalidCredentials, InvalidKey, fs, volume::hex};
 
-pub(super) const ROOT: &str = "root.pem";
-pub(super) const ROOT_KEY: &str = "root.key";
-pub(super) const ISSUER: &str = "issuer.pem";
-pub(super) const ISSUER_KEY: &str = "issuer.key";
-pub(super) const BUNDLE: &str = "bundle.pem";
-const GENERATION: &str = "generation";
 const ALL: [&str; 6] = [ROOT, ROOT_KEY, ISSUER, ISSUER_KEY, BUNDLE, GENERATION];
 const LOCK: &str = ".lock";
 
@@ -50,6 +45,9 @@ pub enum CaFault {
         /// What is not.
         missing: String,
     },
+    /// A part is not there.
+    #[error("{0} is missing: restore it; a new one would lock everybody out")]
+    Absent(&'static str),
     /// A file holds something else.
     #[error("{file}: {source}")]
     Certificates {
@@ -69,6 +67,9 @@ pub enum CaFault {
     /// The bundle's generation.
     #[error("generation: {0:?} is not what was written there: restore the file")]
     Generation(String),
+    /// The step of a rotation.
+    #[error("rotation: {0:?} is not what was written there: restore it")]
+    Rotation(String),
     /// No certificate where one belongs.
     #[error("issuer.pem holds no certificate")]
     NoIssuer,
@@ -92,40 +93,6 @@ pub enum CaFault {
     Step(&'static str),
 }
 
-impl CaFault {
-    pub(super) fn bundle(source: InvalidBundle) -> Self {
-        Self::Certificates { file: BUNDLE, source }
-    }
-}
-
-/// What a CA is made of.
-pub(super) struct Material {
-    pub(super) issuer_key: SecretKey,
-    pub(super) issuer_chain: Vec<CertificateDer<'static>>,
-    pub(super) roots: Vec<CertificateDer<'static>>,
-}
-
-impl Material {
-    pub(super) fn create(lifetimes: &Lifetimes, now: SystemTime) -> Result<Self, CaFault> {
-        let (_, root, material) = create(lifetimes, now)?;
-        debug_assert_eq!(material.roots, [root]);
-        Ok(material)
-    }
-}
-
-fn create(lifetimes: &Lifetimes, now: SystemTime) -> Result<(SecretKey, CertificateDer<'static>, Material), CaFault> {
-    let root_key = generate()?;
-    let root = templates::root(&root_key, lifetimes, now)?;
-    let issuer_key = generate()?;
-    let issuer = templates::issuer(&issuer_key, &root, &root_key, lifetimes, now)?;
-    let material = Material { issuer_key, issuer_chain: vec![issuer], roots: vec![root.clone()] };
-    Ok((root_key, root, material))
-}
-
-pub(super) fn generate() -> Result<SecretKey, CaFault> {
-    SecretKey::generate().map_err(|error| CaFault::Sign(error.into()))
-}
-
 /// Makes a CA in a directory that has none, and never over one.
 pub(super) fn create_if_empty(dir: &Path, lifetimes: &Lifetimes, now: SystemTime) -> Result<(), CaFault> {
     fs::make_dir(dir).map_err(io_at(dir))?;
@@ -138,72 +105,68 @@ pub(super) fn create_if_empty(dir: &Path, lifetimes: &Lifetimes, now: SystemTime
         let (present, missing) = (present.join(", "), missing.join(", "));
         return Err(CaFault::HalfMissing { dir: dir.to_owned(), present, missing });
     }
-    let (root_key, root, material) = create(lifetimes, now)?;
-    let roots = trust::to_pem(&material.roots);
-    let create = |name: &str, bytes: &[u8]| {
+    let roots = Roots::create(lifetimes, now)?;
+    let material = Material::create(&roots.root, lifetimes, now)?;
+    for (name, bytes) in roots.parts().into_iter().chain(material.parts()) {
         let path = dir.join(name);
-        fs::create(&path, bytes).map_err(io_at(&path))
-    };
-    create(ROOT_KEY, root_key.to_pem().as_bytes())?;
-    create(ROOT, trust::to_pem(&[root]).as_bytes())?;
-    create(ISSUER_KEY, material.issuer_key.to_pem().as_bytes())?;
-    create(ISSUER, trust::to_pem(&material.issuer_chain).as_bytes())?;
-    create(BUNDLE, roots.as_bytes())?;
-    create(GENERATION, format!("1 {}\n", fingerprint(&material.roots)).as_bytes())?;
+        fs::create(&path, &bytes).map_err(io_at(&path))?;
+    }
     info!(dir = %dir.display(), "a new CA");
     Ok(())
 }
 
-/// The files as they are now; nothing is understood yet.
-pub(super) struct Found {
-    issuer: Vec<u8>,
-    issuer_key: Zeroizing<Vec<u8>>,
-    bundle: Vec<u8>,
-    generation: Vec<u8>,
-}
-
-pub(super) fn read(dir: &Path) -> Result<Found, CaFault> {
+/// What signs leafs and is trusted, as it is now; not understood yet.
+pub(super) fn read(dir: &Path) -> Result<Parts, CaFault> {
     let _lock = lock(dir)?;
-    Ok(Found {
-        issuer: read_file(dir, ISSUER)?,
-        issuer_key: Zeroizing::new(read_file(dir, ISSUER_KEY)?),
-        bundle: read_file(dir, BUNDLE)?,
-        generation: read_file(dir, GENERATION)?,
-    })
+    read_all(dir, &[ISSUER, ISSUER_KEY, BUNDLE, GENERATION])
 }
 
-impl Found {
-    /// Of what people and rotation change; the generation follows from it.
-    pub(super) fn digest(&self) -> String {
-        let parts = [&self.issuer, &*self.issuer_key, &self.bundle].map(|part| hex(part));
-        parts.concat()
-    }
+/// Of what people and rotation change; the generation follows from it.
+pub(super) fn digest(parts: &Parts) -> String {
+    [ISSUER, ISSUER_KEY, BUNDLE].map(|name| parts.get(name).map_or_else(String::new, |part| hex(part))).concat()
+}
 
-    /// The material, and the bundle's generation: the one that is written down, or the next if the roots are others.
-    pub(super) fn parse(self) -> Result<(Material, u64), CaFault> {
-        let roots = trust::certificates(&self.bundle).map_err(CaFault::bundle)?;
-        let issuer_chain =
-            trust::certificates(&self.issuer).map_err(|source| CaFault::Certificates { file: ISSUER, source })?;
-        let issuer_key =
-            SecretKey::from_pem(&self.issuer_key).map_err(|source| CaFault::Key { file: ISSUER_KEY, source })?;
-        let written = String::from_utf8_lossy(&self.generation);
-        let parsed =
-            written.trim_end().split_once(' ').and_then(|(number, of)| Some((number.parse::<u64>().ok()?, of)));
-        let (number, of) = parsed.ok_or_else(|| CaFault::Generation(written.chars().take(100).collect()))?;
-        let generation = if of == fingerprint(&roots) { number } else { number.saturating_add(1) };
-        Ok((Material { issuer_key, issuer_chain, roots }, generation))
+/// Under the lock.
+pub(super) fn read_material(dir: &Path) -> Result<Material, CaFault> {
+    Material::read(&read_all(dir, &[ISSUER, ISSUER_KEY, BUNDLE, GENERATION])?)
+}
+
+/// Under the lock.
+pub(super) fn read_roots(dir: &Path) -> Result<Roots, CaFault> {
+    let next: &[_] = if dir.join(NEXT_ROOT).exists() { &[NEXT_ROOT, NEXT_ROOT_KEY] } else { &[] };
+    Roots::read(&read_all(dir, &[&[ROOT, ROOT_KEY], next].concat())?)
+}
+
+/// One after the other, each at once, and only what is different; under the lock.
+pub(super) fn write(dir: &Path, parts: Vec<(&'static str, Zeroizing<Vec<u8>>)>) -> Result<(), CaFault> {
+    for (name, bytes) in parts {
+        let path = dir.join(name);
+        let held = fs::read_if_there(&path).map_err(io_at(&path))?.map(Zeroizing::new);
+        if held.is_none_or(|held| held != bytes) {
+            fs::replace(&path, &bytes).map_err(io_at(&path))?;
+        }
     }
+    Ok(())
+}
+
+/// Under the lock.
+pub(super) fn remove(dir: &Path, names: &[&str]) -> Result<(), CaFault> {
+    for name in names {
+        let path = dir.join(name);
+        std::fs::remove_file(&path).map_err(io_at(&path))?;
+    }
+    Ok(())
 }
 
 /// Writes down which roots are which generation. Before anybody is told, so that it never falls back.
-pub(super) fn save_generation(dir: &Path, bundle: &TrustBundle) -> Result<(), CaFault> {
-    replace(dir, GENERATION, format!("{} {}\n", bundle.generation(), fingerprint(bundle.roots())).as_bytes())
+pub(super) fn save_generation(dir: &Path, text: &[u8]) -> Result<(), CaFault> {
+    let path = dir.join(GENERATION);
+    fs::replace(&path, text).map_err(io_at(&path))
 }
 
-pub(super) fn issuer_validity(dir: &Path) -> Result<(SystemTime, SystemTime), CaFault> {
-    let chain = certificates(dir, ISSUER)?;
-    let issuer = CaCertificate::read(chain.first().ok_or(CaFault::NoIssuer)?)?;
-    Ok((issuer.not_before, issuer.not_after))
+/// Whether the issuer is at 70 % of its life.
+pub(super) fn issuer_is_due(dir: &Path, now: SystemTime) -> Result<bool, CaFault> {
+    material::issuer_is_due(&read_all(dir, &[ISSUER])?, now)
 }
 
 /// Whoever writes or reads several files together holds this.
@@ -217,29 +180,14 @@ pub(super) fn lock(dir: &Path) -> Result<File, CaFault> {
     open().map_err(io_at(&path))
 }
 
-pub(super) fn certificates(dir: &Path, file: &'static str) -> Result<Vec<CertificateDer<'static>>, CaFault> {
-    trust::certificates(&read_file(dir, file)?).map_err(|source| CaFault::Certificates { file, source })
+fn read_all(dir: &Path, names: &[&'static str]) -> Result<Parts, CaFault> {
+    let read = |name: &&'static str| {
+        let path = dir.join(name);
+        Ok((*name, Zeroizing::new(fs::read(&path).map_err(io_at(&path))?)))
+    };
+    names.iter().map(read).collect()
 }
 
-pub(super) fn key(dir: &Path, file: &'static str) -> Result<SecretKey, CaFault> {
-    let text = Zeroizing::new(read_file(dir, file)?);
-    SecretKey::from_pem(&text).map_err(|source| CaFault::Key { file, source })
-}
-
-pub(super) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), CaFault> {
-    let path = dir.join(name);
-    fs::replace(&path, bytes).map_err(io_at(&path))
-}
-
-fn read_file(dir: &Path, name: &str) -> Result<Vec<u8>, CaFault> {
-    let path = dir.join(name);
-    fs::read(&path).map_err(io_at(&path))
-}
-
-pub(super) fn io_at(path: &Path) -> impl Fn(io::Error) -> CaFault {
+fn io_at(path: &Path) -> impl Fn(io::Error) -> CaFault {
     move |source| CaFault::Io { path: path.to_owned(), source }
-}
-
-fn fingerprint(roots: &[CertificateDer<'_>]) -> String {
-    hex(&roots.iter().flat_map(|root| root.iter().copied()).collect::<Vec<u8>>())
 }

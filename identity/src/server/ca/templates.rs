@@ -200,6 +200,19 @@ impl CaCertificate {
     }
 }
 
+/// The one of `roots` that `certificate` names as its issuer.
+pub(crate) fn issuer_among<'a>(
+    roots: &'a [CertificateDer<'static>],
+    certificate: &CertificateDer<'_>,
+) -> Result<Option<&'a CertificateDer<'static>>, CaFault> {
+    let unreadable = |error: x509_parser::nom::Err<_>| CaFault::Unreadable(error.to_string());
+    let (_, issued) = X509Certificate::from_der(certificate).map_err(unreadable)?;
+    let names_it = |root: &&CertificateDer<'_>| {
+        X509Certificate::from_der(root).is_ok_and(|(_, root)| root.subject().as_raw() == issued.issuer().as_raw())
+    };
+    Ok(roots.iter().find(names_it))
+}
+
 fn authority(
     what: &str,
     constraints: BasicConstraints,
