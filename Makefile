@@ -12,7 +12,7 @@ export CARGO_TERM_COLOR := never
 DENY := $(HAUBERK_CACHE)/tools/bin/cargo-deny
 BIN := $(CARGO_TARGET_DIR)/debug
 
-.PHONY: help setup setup-lint build kubernetes demo test e2e cluster cluster-down bench lint fmt clippy doc deny proof tree
+.PHONY: help setup setup-lint build kubernetes demo test soak fuzz e2e cluster cluster-down bench lint fmt clippy doc deny proof tree
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,13 @@ demo: build ## Run a small mesh on this machine and show what is encrypted (root
 test: build kubernetes ## Run every test (root), then check that those which docs/proof.toml names did run
 	cargo test --locked --workspace 2>&1 | tee $(HAUBERK_CACHE)/test.log
 	$(BIN)/proof ran $(HAUBERK_CACHE)/test.log
+
+soak: setup ## Run what takes long in full, with release builds, and write docs/soak.md (root, quiet machine; 20 minutes)
+	cargo build --locked --release --workspace --bins
+	@scripts/soak
+
+fuzz: setup ## Fuzz every target for FUZZ_SECONDS (600), from the committed corpora on
+	@scripts/fuzz
 
 e2e: build kubernetes ## Run the tests that need pods for longer, on a kind cluster (root), then check as `make test` does
 	cargo test --locked --package hauberk-e2e --features full --test full 2>&1 | tee $(HAUBERK_CACHE)/e2e.log

@@ -2,6 +2,8 @@
 
 mod ca;
 mod certify;
+#[doc(hidden)]
+pub mod fuzzing;
 mod kubernetes;
 mod metrics;
 mod pods;

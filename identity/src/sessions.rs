@@ -21,13 +21,38 @@ use crate::verify::ServerVerifier;
 
 /// Tickets and verifier of one endpoint. Bounded.
 pub struct EndpointSessions {
-    most: usize,
     held: Mutex<Held>,
 }
 
-#[derive(Default)]
+/// The newest of what was put in, at most a number. Each is given out once, the newest first.
+struct Newest<T> {
+    most: usize,
+    held: VecDeque<T>,
+}
+
+impl<T> Newest<T> {
+    fn new(most: usize) -> Self {
+        Self { most, held: VecDeque::new() }
+    }
+
+    fn put(&mut self, item: T) {
+        self.held.push_back(item);
+        if self.held.len() > self.most {
+            self.held.pop_front();
+        }
+    }
+
+    fn take(&mut self) -> Option<T> {
+        self.held.pop_back()
+    }
+
+    fn clear(&mut self) {
+        self.held.clear();
+    }
+}
+
 struct Held {
-    tickets: VecDeque<Tls13ClientSessionValue>,
+    tickets: Newest<Tls13ClientSessionValue>,
     group: Option<NamedGroup>,
     verifier: Option<(Weak<WebPkiServerVerifier>, Arc<ServerVerifier>)>,
 }
@@ -35,7 +60,7 @@ struct Held {
 impl EndpointSessions {
     /// Keeps at most so many tickets, the newest.
     pub fn new(most: usize) -> Self {
-        Self { most, held: Mutex::default() }
+        Self { held: Mutex::new(Held { tickets: Newest::new(most), group: None, verifier: None }) }
     }
 
     /// The verifier for `peer` under `chain`. A ticket resumes only under the very verifier that made it, so it has to
@@ -88,20 +113,51 @@ impl ClientSessionStore for EndpointSessions {
     fn remove_tls12_session(&self, _: &ServerName<'static>) {}
 
     fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
-        let tickets = &mut self.held().tickets;
-        tickets.push_back(ticket);
-        if tickets.len() > self.most {
-            tickets.pop_front();
-        }
+        self.held().tickets.put(ticket);
     }
 
     fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        self.held().tickets.pop_back()
+        self.held().tickets.take()
     }
 }
 
 impl fmt::Debug for EndpointSessions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EndpointSessions").field("tickets", &self.held().tickets.len()).finish_non_exhaustive()
+        f.debug_struct("EndpointSessions").field("tickets", &self.held().tickets.held.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Against the plainest model: a list that is cut at its front.
+        #[test]
+        fn the_store_gives_out_the_newest_each_once_and_never_more_than_it_may_hold(
+            steps in proptest::collection::vec(0u8..8, 0..200), most in 0usize..10,
+        ) {
+            let (mut store, mut model) = (Newest::new(most), Vec::new());
+            for (number, step) in steps.into_iter().enumerate() {
+                match step {
+                    0..=3 => {
+                        store.put(number);
+                        model.push(number);
+                        model.drain(..model.len().saturating_sub(most));
+                    }
+                    4..=6 => prop_assert_eq!(store.take(), model.pop()),
+                    _ => {
+                        store.clear();
+                        model.clear();
+                    }
+                }
+                prop_assert!(store.held.len() <= most);
+            }
+            while let Some(expected) = model.pop() {
+                prop_assert_eq!(store.take(), Some(expected));
+            }
+            prop_assert_eq!(store.take(), None);
+        }
     }
 }

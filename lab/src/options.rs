@@ -22,6 +22,7 @@ pub struct PodOptions {
     /// Identity, addresses, files and roots are filled in when the proxy starts.
     pub(crate) spec: ProxySpec,
     pub(crate) proxy_env: Vec<(String, String)>,
+    pub(crate) clock: Option<i64>,
     pub(crate) proxy_args: Vec<String>,
 }
 
@@ -45,6 +46,7 @@ impl PodOptions {
             labels: BTreeMap::new(),
             spec: ProxySpec::new(identity, unset, unset, String::new()),
             proxy_env: Vec::new(),
+            clock: None,
             proxy_args: Vec::new(),
         }
     }
@@ -153,6 +155,12 @@ impl PodOptions {
     /// One more variable in its proxy's environment, such as `RUST_LOG`.
     pub fn proxy_env(mut self, name: &str, value: &str) -> Self {
         self.proxy_env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Its proxy's clock is off by so many seconds (Debian's `faketime`); waits are as long as ever.
+    pub fn clock(mut self, seconds: i64) -> Self {
+        self.clock = Some(seconds);
         self
     }
 

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
-    process::ExitStatus,
+    process::{Command, ExitStatus},
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -90,12 +90,28 @@ impl Pod {
     /// Starts `hauberk-proxy run`, without waiting for it.
     pub fn launch_proxy(&self) -> Result<()> {
         let spec = self.spec();
-        let mut command = self.command_as(spec.redirection.proxy_uid, self.proxy_binary()?);
+        let (uid, binary) = (spec.redirection.proxy_uid, self.proxy_binary()?);
+        let mut command = match self.options().clock {
+            None => self.command_as(uid, binary),
+            Some(seconds) => self.with_clock(seconds, uid, &binary),
+        };
         command.arg("run").args(&self.options().proxy_args).env("RUST_LOG", "info").envs(spec.to_env());
         command.envs(self.options().proxy_env.iter().map(|(name, value)| (name, value)));
         let process = self.spawn("proxy", &mut command)?;
         self.proxy_state().process = Some(process);
         Ok(())
+    }
+
+    /// `program` under a clock that is wrong. The library has semaphores in `/dev/shm` that are named after pids, which
+    /// other labs have too: so it gets a `/dev/shm` of its own.
+    fn with_clock(&self, seconds: i64, uid: u32, program: &Path) -> Command {
+        const SCRIPT: &str = r#"mount -t tmpfs tmpfs /dev/shm && chmod 1777 /dev/shm || exit 1
+            uid=$1 time=$2; shift 2
+            exec setpriv --pdeathsig KILL --reuid="$uid" --regid="$uid" --clear-groups env \
+                LD_PRELOAD='/usr/$LIB/faketime/libfaketime.so.1' FAKETIME="$time" FAKETIME_DONT_FAKE_MONOTONIC=1 "$@""#;
+        let mut command = self.command("unshare");
+        command.args(["--mount", "sh", "-c", SCRIPT, "sh", &uid.to_string(), &format!("{seconds:+}")]).arg(program);
+        command
     }
 
     /// Waits until its proxy is ready.

@@ -26,6 +26,7 @@ use tokio::{
 use tonic::transport::Channel;
 use tracing::error;
 
+pub(crate) use self::state::Resolution;
 use self::{
     entries::{Entries, View},
     follow::Client,

@@ -299,3 +299,6 @@ fn bound(affinity: Option<(SocketAddr, Instant)>, lasts: Duration, now: Instant)
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no code panics while it holds an endpoint")
 }
+
+#[cfg(test)]
+mod tests;

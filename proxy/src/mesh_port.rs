@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use hauberk_identity::{Credentials, Peer, grpc::Taken};
+use hauberk_identity::{Credentials, Peer};
 use hauberk_mesh::{
     ALPN_HAUBERK, ALPN_LINKERD, CloseCause, ClosedBy, Direction, FailReason, HandshakeKind, TlsDetails,
 };
@@ -22,6 +22,7 @@ use crate::{
     linkerd::HeaderReader,
     mesh_leg::MeshLeg,
     metrics::Fault,
+    places::Place,
     policy,
     proxy::Proxy,
     records::Negotiated,
@@ -44,11 +45,15 @@ struct Session {
 /// Why a connection ended before its first stream.
 struct Rejected(CloseCause, ClosedBy);
 
+/// Its place was given to somebody who had none.
+const EVICTED: Rejected = Rejected(CloseCause::LimitReached, ClosedBy::Proxy);
+
 /// Serves one connection to the mesh port. `handshaking` is what strangers can hold: it is given back once the peer
 /// has opened a stream.
-pub(crate) async fn serve(proxy: &Proxy, tcp: TcpStream, client: SocketAddr, handshaking: Taken) {
+pub(crate) async fn serve(proxy: &Proxy, tcp: TcpStream, client: SocketAddr, handshaking: Place) {
     let local = tcp.local_addr().unwrap_or(client);
-    match handshake(proxy, tcp, client, local).await {
+    let shaken = handshaking.unless_evicted(handshake(proxy, tcp, client, local)).await;
+    match shaken.unwrap_or(Err(EVICTED)) {
         Ok((tls, session)) if session.details.protocol.as_bytes() == ALPN_LINKERD => {
             linkerd(proxy, tls, session, handshaking).await;
         }
@@ -99,20 +104,30 @@ fn examine(credentials: &Credentials, negotiated: &Negotiated) -> Result<Peer, C
 }
 
 /// Serves the streams of a connection, one after the other.
-async fn streams(proxy: &Proxy, tls: MeshStream, mut session: Session, handshaking: Taken) {
+async fn streams(proxy: &Proxy, tls: MeshStream, mut session: Session, handshaking: Place) {
     let mut leg = MeshLeg::server(tls);
     let mut handshaking = Some(handshaking);
     let mut established = None;
     let mut served = 0;
     loop {
-        let open = match next_open(proxy, &mut leg, served == 0).await {
-            Ok(Some(open)) => open,
-            Ok(None) => {
+        let next = next_open(proxy, &mut leg, served == 0);
+        let next = match &handshaking {
+            Some(place) => place.unless_evicted(next).await,
+            None => Some(next.await),
+        };
+        let open = match next {
+            Some(Ok(Some(open))) => open,
+            None => {
+                let Rejected(cause, by) = EVICTED;
+                proxy.track(Direction::Inbound, session.client, session.local).close(cause, by);
+                break;
+            }
+            Some(Ok(None)) => {
                 // Orderly, so that an OPEN that crosses with it is known to be lost.
                 let _ = timeout(proxy.spec.limits.linger, leg.close()).await;
                 break;
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 let cause = error.map_or(CloseCause::OpenTimeout, |error| error.cause());
                 proxy.track(Direction::Inbound, session.client, session.local).close(cause, ClosedBy::Client);
                 break;
@@ -238,20 +253,21 @@ fn settle(record: &mut Tracked, session: &Session) {
 }
 
 /// Serves a connection of Linkerd's: the header, then the connection is the stream.
-async fn linkerd(proxy: &Proxy, mut tls: MeshStream, session: Session, handshaking: Taken) {
-    let header = match timeout(proxy.spec.limits.open, read_header(&mut tls)).await {
-        Ok(Ok(header)) => Ok(header),
-        Ok(Err(error)) => Err(error.cause()),
-        Err(_) => Err(CloseCause::OpenTimeout),
+async fn linkerd(proxy: &Proxy, mut tls: MeshStream, session: Session, handshaking: Place) {
+    let reading = timeout(proxy.spec.limits.open, read_header(&mut tls));
+    let header = match handshaking.unless_evicted(reading).await {
+        Some(Ok(Ok(header))) => Ok(header),
+        Some(Ok(Err(error))) => Err((error.cause(), ClosedBy::Client)),
+        Some(Err(_)) => Err((CloseCause::OpenTimeout, ClosedBy::Client)),
+        None => Err((EVICTED.0, EVICTED.1)),
     };
     drop(handshaking);
     let place = proxy.mesh_connections.try_acquire().ok();
     proxy.metrics.mesh_connection_ended(Direction::Inbound, 1);
     let (port, early) = match header {
         Ok(header) => header,
-        Err(cause) => {
-            let record = proxy.track(Direction::Inbound, session.client, session.local);
-            return record.close(cause, ClosedBy::Client);
+        Err((cause, by)) => {
+            return proxy.track(Direction::Inbound, session.client, session.local).close(cause, by);
         }
     };
     let target = SocketAddr::new(session.local.ip(), port);

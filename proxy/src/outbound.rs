@@ -263,7 +263,13 @@ async fn open(
             }
             // It has died meanwhile. Whoever breaks the protocol lives, and may have delivered what was sent.
             Err(OpenError::Lost { error, .. }) if !matches!(error, LegError::Protocol(_)) => continue,
-            Err(error) => return Err(error),
+            Err(error) => {
+                if matches!(error, OpenError::Silent { .. }) {
+                    // Its node may be gone. The other idle ones are worth no more, and would cost as long a wait each.
+                    proxy.pool.forget(|key| *key == peer.key);
+                }
+                return Err(error);
+            }
         }
     }
     match upstream::connect(peer, credentials, &proxy.generations, limits, &proxy.metrics, proxy.layer).await? {

@@ -170,6 +170,47 @@ mod tests {
     }
 
     proptest! {
+        /// Against the plainest model: all that is idle in one list, the longest idle first.
+        #[test]
+        fn a_pool_does_what_a_plain_list_would(steps in proptest::collection::vec((0u8..6, 0u8..3, 0u64..20), 0..150)) {
+            let (pool, mut now) = (Pool::new(BOUNDS), Instant::now());
+            let mut model: Vec<(u8, usize, Instant)> = Vec::new();
+            for (id, (step, peer, seconds)) in steps.into_iter().enumerate() {
+                now += Duration::from_secs(seconds);
+                match step {
+                    0..=2 => {
+                        pool.put(peer, conn(id), now);
+                        let of_peer = model.iter().filter(|(owner, ..)| *owner == peer).count();
+                        let oldest = model.iter().position(|(owner, ..)| *owner == peer);
+                        match oldest.filter(|_| of_peer >= BOUNDS.per_peer) {
+                            Some(oldest) => drop(model.remove(oldest)),
+                            None if model.len() >= BOUNDS.total => continue,
+                            None => {}
+                        }
+                        model.push((peer, id, now));
+                    }
+                    3 => {
+                        // What is too old is closed on the way, and below the newest all is older.
+                        let newest = model.iter().rposition(|(owner, ..)| *owner == peer).map(|at| model.remove(at));
+                        let fresh = newest.filter(|(.., since)| now.duration_since(*since) < BOUNDS.idle);
+                        if fresh.is_none() {
+                            model.retain(|(owner, ..)| *owner != peer);
+                        }
+                        prop_assert_eq!(pool.take(&peer, now).map(|conn| conn.id), fresh.map(|(_, id, _)| id));
+                    }
+                    4 => {
+                        pool.sweep(now);
+                        model.retain(|(.., since)| now.duration_since(*since) < BOUNDS.idle);
+                    }
+                    _ => {
+                        pool.forget(|key| *key == peer);
+                        model.retain(|(owner, ..)| *owner != peer);
+                    }
+                }
+                prop_assert_eq!(pool.len(), model.len());
+            }
+        }
+
         #[test]
         fn bounds_hold_and_nothing_is_given_twice(steps in proptest::collection::vec((0u8..5, 0u8..4), 0..200)) {
             let (pool, start) = (Pool::new(BOUNDS), Instant::now());

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use hauberk_identity::{Agent, AgentConfig, AgentError, grpc};
@@ -22,6 +22,7 @@ use tracing::{info, warn};
 use crate::{
     admin::{self, Admin, Audience},
     discovery::Discovery,
+    drain::{Draining, QUIET},
     listen::{self, Role},
     metrics::Metrics,
     probes::Probes,
@@ -29,9 +30,6 @@ use crate::{
     secure::RecordLayer,
     socket,
 };
-
-/// A plain sidecar ends once nothing has been open for so long: the application may be between two connections.
-const QUIET: Duration = Duration::from_secs(2);
 
 /// Why the proxy cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -148,15 +146,10 @@ async fn drain(
     accepting: &CancellationToken,
     serving: &mut JoinSet<()>,
 ) {
-    if sidecar == SidecarKind::Plain {
-        let mut ticks = tokio::time::interval(QUIET / 10);
-        let mut quiet_since = Instant::now();
-        while quiet_since.elapsed() < QUIET {
-            ticks.tick().await;
-            if proxy.connections.open() > 0 || probes.hooks() > 0 {
-                quiet_since = Instant::now();
-            }
-        }
+    let mut draining = Draining::new(sidecar, Instant::now());
+    let mut ticks = tokio::time::interval(QUIET / 10);
+    while !draining.is_over(proxy.connections.open() > 0 || probes.hooks() > 0, Instant::now()) {
+        ticks.tick().await;
     }
     accepting.cancel();
     while serving.join_next().await.is_some() {}

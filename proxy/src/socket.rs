@@ -44,6 +44,8 @@ pub(crate) enum ConnectError {
     TimedOut(SocketAddr, Duration),
     #[error("every local port toward {0} is in use")]
     PortsExhausted(SocketAddr),
+    #[error("this proxy has as many descriptors open as it may: none is left for {0}")]
+    NoDescriptor(SocketAddr),
     #[error("connecting to {0}: {1}")]
     Io(SocketAddr, io::Error),
 }
@@ -56,6 +58,7 @@ impl ConnectError {
             HostUnreachable | NetworkUnreachable | NetworkDown | PermissionDenied => Self::Unreachable(addr, error),
             TimedOut => Self::TimedOut(addr, Duration::ZERO),
             AddrNotAvailable => Self::PortsExhausted(addr),
+            _ if out_of_descriptors(&error) => Self::NoDescriptor(addr),
             _ => Self::Io(addr, error),
         }
     }
@@ -66,6 +69,7 @@ impl ConnectError {
             Self::Unreachable(..) => CloseCause::ConnectUnreachable,
             Self::TimedOut(..) => CloseCause::ConnectTimeout,
             Self::PortsExhausted(_) => CloseCause::LocalPortsExhausted,
+            Self::NoDescriptor(_) => CloseCause::LimitReached,
             Self::Io(..) => CloseCause::IoError,
         }
     }
@@ -75,6 +79,8 @@ impl ConnectError {
         match self {
             Self::Refused(_) => FailReason::Refused,
             Self::TimedOut(..) => FailReason::TimedOut,
+            // "At its limit": another endpoint may have room.
+            Self::NoDescriptor(_) => FailReason::Draining,
             Self::Unreachable(..) | Self::PortsExhausted(_) | Self::Io(..) => FailReason::Unreachable,
         }
     }
@@ -176,6 +182,11 @@ pub(crate) fn original_dst(stream: &TcpStream) -> io::Result<SocketAddr> {
         IpAddr::V6(_) => socket.original_dst_v6()?,
     };
     addr.as_socket().ok_or_else(|| io::Error::other("the original destination is no IP address"))
+}
+
+/// EMFILE or ENFILE: this process, or the machine, has as many files open as it may.
+pub(crate) fn out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24))
 }
 
 /// Makes the close that follows a reset, whoever closes: unsent bytes are dropped and the peer gets RST. A connection of

@@ -26,6 +26,8 @@ mod endings;
 mod evidence;
 #[path = "mesh/failover.rs"]
 mod failover;
+#[path = "faults/mod.rs"]
+mod faults;
 #[path = "mesh/grpc.rs"]
 mod grpc;
 #[path = "mesh/idle.rs"]
@@ -66,6 +68,8 @@ mod rollout;
 mod scene;
 #[path = "mesh/series.rs"]
 mod series;
+#[path = "soak/mod.rs"]
+mod soak;
 #[path = "mesh/ssh.rs"]
 mod ssh;
 #[path = "mesh/stale.rs"]

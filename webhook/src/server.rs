@@ -55,6 +55,8 @@ pub struct Limits {
     pub whole_body: Duration,
     /// Of an idle connection. API servers close theirs after 90 s; were we first, a review could get lost on the way.
     pub idle: Duration,
+    /// Whether a connection may carry more than one review. Without, each pays for a handshake.
+    pub keep_alive: bool,
     /// From the signal on, new connections are still taken for so long: API servers learn late that we go.
     pub drain: Duration,
 }
@@ -70,6 +72,7 @@ impl Default for Limits {
             first_request: Duration::from_secs(5),
             whole_body: Duration::from_secs(4),
             idle: Duration::from_secs(150),
+            keep_alive: true,
             drain: Duration::from_secs(10),
         }
     }
@@ -169,7 +172,7 @@ async fn connection(tcp: TcpStream, acceptor: TlsAcceptor, port: Arc<Port>, clos
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     // Hyper counts this from the end of the answer before.
-    http.timer(TokioTimer::new()).header_read_timeout(limits.idle);
+    http.timer(TokioTimer::new()).header_read_timeout(limits.idle).keep_alive(limits.keep_alive);
     let connection = http.serve_connection(TokioIo::new(tls), service);
     tokio::pin!(connection);
     let (mut first, mut closed) = (true, false);

@@ -19,7 +19,7 @@ use tracing::info;
 
 pub use files::CaFault;
 pub use templates::SignFault;
-pub(crate) use templates::requested_key;
+pub(crate) use templates::{LARGEST_REQUEST, requested_key};
 
 use self::{
     material::{Material, Parts, Roots},

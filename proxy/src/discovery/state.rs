@@ -16,7 +16,7 @@ type Endpoints = BTreeMap<SocketAddr, Arc<Endpoint>>;
 
 /// What is known so far. Survives its streams: what they said counts until the next ones say something.
 #[derive(Debug, Default)]
-pub(super) struct Resolution {
+pub(crate) struct Resolution {
     got: Option<Got>,
     profile: Option<Profile>,
     /// The open streams that have said nothing yet.
@@ -44,7 +44,7 @@ struct Profile {
 
 impl Resolution {
     /// New streams are open: the first message of each replaces what the one before it said.
-    pub(super) fn reopened(&mut self) {
+    pub(crate) fn reopened(&mut self) {
         self.silent = Silent { get: true, profile: true };
     }
 
@@ -54,7 +54,7 @@ impl Resolution {
     }
 
     /// Takes an update of `Get`, and returns what in it was left out.
-    pub(super) fn update(&mut self, update: Update) -> Vec<Malformed> {
+    pub(crate) fn update(&mut self, update: Update) -> Vec<Malformed> {
         let Some(kind) = update.update else { return vec![Malformed::Update] };
         let first = std::mem::take(&mut self.silent.get);
         let before = self.got.take().filter(|_| !first);
@@ -69,7 +69,7 @@ impl Resolution {
     }
 
     /// Takes a profile, and returns what in it was left out.
-    pub(super) fn profile(&mut self, profile: DestinationProfile) -> Option<Malformed> {
+    pub(crate) fn profile(&mut self, profile: DestinationProfile) -> Option<Malformed> {
         self.silent.profile = false;
         let read = profile.endpoint.map(endpoint);
         let service = Some(profile.fully_qualified_name).filter(|name| !name.is_empty());
@@ -83,7 +83,7 @@ impl Resolution {
     }
 
     /// The target, once both streams have answered.
-    pub(super) fn target(&self) -> Option<Target> {
+    pub(crate) fn target(&self) -> Option<Target> {
         let (got, profile) = (self.got.as_ref()?, self.profile.as_ref()?);
         let service = profile.service.clone();
         Some(match (&profile.pod, got) {

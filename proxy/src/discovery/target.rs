@@ -71,7 +71,7 @@ impl Target {
 
 /// What is wrong with an endpoint. Always the control plane's fault.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(super) enum Malformed {
+pub(crate) enum Malformed {
     #[error("it has no address")]
     NoAddress,
     #[error("{0} is not a port")]

@@ -44,18 +44,28 @@ pub(crate) struct Tls {
 
 /// A certificate for the account of `pod`, from the lab's CA.
 fn credentials(lab: &Lab, pod: &Pod) -> Credentials {
-    let ca = Ca::open_or_create(&lab.identity_dir(), Lifetimes::default()).expect("the control plane made it");
-    ca.credentials(&identity_of(pod), 1, SystemTime::now()).expect("a valid name")
+    lab_ca(lab, Lifetimes::default()).credentials(&identity_of(pod), 1, SystemTime::now()).expect("a valid name")
 }
 
-fn identity_of(pod: &Pod) -> IdentityName {
+/// The lab's CA, with other lifetimes for what it signs.
+pub(crate) fn lab_ca(lab: &Lab, lifetimes: Lifetimes) -> Ca {
+    Ca::open_or_create(&lab.identity_dir(), lifetimes).expect("the control plane made it")
+}
+
+/// Whom the certificate of `pod` names.
+pub(crate) fn identity_of(pod: &Pod) -> IdentityName {
     TrustDomain::default().identity(pod.account(), pod.namespace()).expect("a valid name")
 }
 
 /// Connects from `from`, as `from`, to the mesh port of `to`.
 pub(crate) fn connect(lab: &Lab, from: &Pod, to: &Pod, alpn: &str) -> Tls {
+    connect_as(&credentials(lab, from), from, to, alpn)
+}
+
+/// The same with a certificate of the test's choice.
+pub(crate) fn connect_as(credentials: &Credentials, from: &Pod, to: &Pod, alpn: &str) -> Tls {
     let peer = identity_of(to);
-    let config = credentials(lab, from).mesh_client(&peer, Arc::new(EndpointSessions::default()));
+    let config = credentials.mesh_client(&peer, Arc::new(EndpointSessions::default()));
     let mut config = (*config).clone();
     config.alpn_protocols = vec![alpn.into()];
     let tls = ClientConnection::new(Arc::new(config), server_name(&peer)).expect("a valid configuration");
@@ -72,7 +82,12 @@ pub(crate) struct MeshPort {
 impl MeshPort {
     /// Listens in `pod`, as `pod`.
     pub(crate) fn listen(lab: &Lab, pod: &Pod, alpn: &str) -> Self {
-        let mut config = (*credentials(lab, pod).mesh_server()).clone();
+        Self::listen_as(&credentials(lab, pod), pod, alpn)
+    }
+
+    /// The same with a certificate of the test's choice.
+    pub(crate) fn listen_as(credentials: &Credentials, pod: &Pod, alpn: &str) -> Self {
+        let mut config = (*credentials.mesh_server()).clone();
         config.alpn_protocols = vec![alpn.into()];
         Self { port: Port::listen(pod, MESH_PORT), config: Arc::new(config) }
     }
@@ -81,6 +96,18 @@ impl MeshPort {
     pub(crate) fn accept(&self) -> Tls {
         let tls = ServerConnection::new(self.config.clone()).expect("a valid configuration");
         Tls::handshake(tls.into(), self.port.accept())
+    }
+
+    /// Accepts a connection that does not get through its handshake.
+    pub(crate) fn accept_in_vain(&self) {
+        let mut tls = ServerConnection::new(self.config.clone()).expect("a valid configuration");
+        let mut tcp = self.port.accept();
+        while tls.is_handshaking() {
+            if tls.complete_io(&mut tcp).is_err() {
+                return;
+            }
+        }
+        panic!("the client is content with this certificate");
     }
 
     /// Whether no connection has come that was not accepted yet.

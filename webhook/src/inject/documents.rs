@@ -37,7 +37,7 @@ fn place(place: Place) -> &'static str {
 const HEAD: &str = "\
 # Labels and annotations
 
-Made from `webhook/src/inject/settings.rs` by `cargo run -p hauberk-webhook --example annotations`; a test holds the two equal.
+Made from `webhook/src/inject/settings/table.rs` by `cargo run -p hauberk-webhook --example annotations`; a test holds the two equal.
 
 Each is set as `hauberk.dev/NAME`. The narrowest place wins: pod, then namespace, then what the mesh was installed with. \"restart\"
 means: pods that are made from then on have it, so restart the workload (`kubectl rollout restart`). \"live\" would mean at once, in

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use hauberk_kubernetes::MeshConfig;
 use hauberk_mesh::{CONTROL_NAMESPACE, WEBHOOK_CONFIGURATION, WEBHOOK_SECRET};
-use hauberk_webhook::Lifetimes;
+use hauberk_webhook::{Lifetimes, Limits};
 use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret};
 use kube::{
     Api, Client,
@@ -18,8 +18,7 @@ use super::{
     scene::{LIFETIMES, Replica, Scene, create, injected, pod, until},
 };
 
-/// More at once than the connections that an API server keeps: some of each lot come over new ones, whose certificate
-/// it verifies.
+/// Of each API server.
 const AT_ONCE: usize = 40;
 const BETWEEN: Duration = Duration::from_millis(700);
 
@@ -96,11 +95,13 @@ async fn value(scene: &Scene, key: &str) -> Option<String> {
     Some(String::from_utf8(data.get(key)?.0.clone()).expect("text"))
 }
 
+/// Every review comes over a connection of its own, so that the API server verifies the certificate each time.
 async fn three(scene: &Scene, lifetimes: Lifetimes) -> [Replica; 3] {
+    let limits = Limits { keep_alive: false, drain: Duration::ZERO, ..Limits::default() };
     [
-        scene.replica("webhook-0", lifetimes).await,
-        scene.replica("webhook-1", lifetimes).await,
-        scene.replica("webhook-2", lifetimes).await,
+        scene.replica_with("webhook-0", lifetimes, limits).await,
+        scene.replica_with("webhook-1", lifetimes, limits).await,
+        scene.replica_with("webhook-2", lifetimes, limits).await,
     ]
 }
 

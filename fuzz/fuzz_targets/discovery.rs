@@ -1,0 +1,4 @@
+#![no_main]
+//! `hauberk_proxy::fuzzing::discovery` says what is checked.
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hauberk_proxy::fuzzing::discovery(bytes));

@@ -1,0 +1,4 @@
+#![no_main]
+//! `hauberk_identity::server::fuzzing::token` says what is checked.
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hauberk_identity::server::fuzzing::token(bytes));
