@@ -131,7 +131,7 @@ async fn exists(cluster: &Cluster, place: &PlaceOf) -> Result<bool> {
         None => Api::all_with(cluster.client.clone(), &resource),
     };
     let what = format!("{} {}", place.kind, place.name);
-    Ok(find(&what, api.get(&place.name)).await?.is_some_and(|object| place.is_ours(&object.labels().clone())))
+    Ok(find(&what, api.get(&place.name)).await?.is_some_and(|object| place.is_ours(object.labels())))
 }
 
 /// What no manifest has: keys, bundle, leases.

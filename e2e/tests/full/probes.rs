@@ -112,7 +112,8 @@ fn each_kind_of_probe_fails_within_its_period_once_only_the_application_is_dead(
         let pod = || scene.kind.get(&["pod", "-n", scene.namespace, server.name]).expect("the pod");
         assert!(is_ready(&pod()), "{}: {}", server.name, pod());
         let killed = Instant::now();
-        scene.kind.exec(scene.namespace, server.name, "app", &["pkill", "-9", server.process]).expect("it is killed");
+        let kill = format!("kill -9 $(pidof {})", server.process);
+        scene.kind.exec(scene.namespace, server.name, "app", &["sh", "-c", &kill]).expect("it is killed");
         let what = format!("{} is found dead", server.name);
         wait_for(&what, Duration::from_secs(PERIOD) + SLACK, || {
             let pod = pod();
