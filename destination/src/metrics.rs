@@ -160,3 +160,35 @@ impl Drop for OpenStream {
         self.0.dec();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_document_lists_exactly_the_metrics_and_reasons() {
+        let document = include_str!("../../docs/metrics.md");
+        let (_, document) = document.split_once("# Metrics of destination").expect("a section");
+        let (metrics, reasons) = document.split_once("Reasons of").expect("two tables");
+        let first = |table: &str| -> BTreeSet<String> {
+            let rows = table.lines().filter_map(|line| line.strip_prefix("| `"));
+            rows.filter_map(|row| Some(row.split_once('`')?.0.to_owned())).collect()
+        };
+        let counted = Metrics::default();
+        let _stream = counted.stream(Call::Get);
+        counted.refused(Refused::TooMany);
+        counted.unmeshed(&[(kubernetes::Unmeshed::Mirror, 1)]);
+        counted.watch_failed("pods");
+        counted.mesh_file(true);
+        let text = counted.text();
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE hauberk_destination_"));
+        let written = types.filter_map(|line| line.split_once(' ')).map(|(name, kind)| {
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            format!("{name}{suffix}")
+        });
+        assert_eq!(first(metrics), written.collect());
+        assert_eq!(first(reasons), kubernetes::Unmeshed::ALL.map(|why| why.as_str().to_owned()).into());
+    }
+}

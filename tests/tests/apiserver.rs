@@ -11,6 +11,8 @@ mod cli_install;
 mod cli_uninstall;
 #[path = "apiserver/control_plane.rs"]
 mod control_plane;
+#[path = "apiserver/destination/mod.rs"]
+mod destination;
 #[path = "apiserver/identity.rs"]
 mod identity;
 #[path = "apiserver/inject.rs"]
