@@ -122,11 +122,6 @@ impl Kind {
             Self::RunAsNonRoot => spec["securityContext"] = json!({ "runAsNonRoot": true, "runAsUser": 1000 }),
             Self::AutomountFalse => spec["automountServiceAccountToken"] = json!(false),
             Self::ImagePullSecrets => spec["imagePullSecrets"] = json!([{ "name": "pull" }]),
-            // Where a LimitRange has a maximum, who sets no limit is refused by the API server.
-            Self::LimitRange => {
-                pod["metadata"]["annotations"] =
-                    json!({ "hauberk.dev/proxy-cpu-limit": "400m", "hauberk.dev/proxy-memory-limit": "128Mi" });
-            }
             Self::Guaranteed => {
                 let amounts = json!({ "cpu": "50m", "memory": "32Mi" });
                 spec["containers"][0]["resources"] = json!({ "requests": amounts, "limits": amounts });

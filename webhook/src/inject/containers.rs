@@ -36,13 +36,16 @@ const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
 /// Puts our containers and volumes in their places; whatever stood under our names goes.
 pub(super) fn write(patcher: &mut Patcher<'_>, plan: &Plan, told: &ProxySpec, resources: &Value) {
+    let mut init = init_container(plan, told, resources);
+    let mut proxy = proxy_container(plan, told, resources);
+    for container in [&mut init, &mut proxy] {
+        keep_limits_of_admission(patcher, container);
+    }
     for list in [INIT_CONTAINERS, CONTAINERS] {
         patcher.remove_named(list, &[INIT_CONTAINER, PROXY_CONTAINER]);
     }
     patcher.remove_named("volumes", &OUR_VOLUMES);
     patcher.ensure(&["spec", INIT_CONTAINERS], json!([]));
-    let init = init_container(plan, told, resources);
-    let proxy = proxy_container(plan, told, resources);
     match told.sidecar {
         SidecarKind::Native => {
             patcher.add(&["spec", INIT_CONTAINERS, "0"], init);
@@ -58,6 +61,26 @@ pub(super) fn write(patcher: &mut Patcher<'_>, plan: &Plan, told: &ProxySpec, re
     patcher.ensure(&["spec", "volumes"], json!([]));
     for volume in volumes(told) {
         patcher.add(&["spec", "volumes", "-"], volume);
+    }
+}
+
+/// Between two calls for one pod, a LimitRange gives our containers the limits that it demands, and it is not asked again
+/// after the second. Where the container is what we injected, limits stay that we say nothing of.
+fn keep_limits_of_admission(patcher: &Patcher<'_>, ours: &mut Value) {
+    let of_our_name = |list| {
+        let items = patcher.at(&["spec", list]).and_then(Value::as_array);
+        items.into_iter().flatten().find(|item| item.get("name") == ours.get("name"))
+    };
+    let Some(there) = [INIT_CONTAINERS, CONTAINERS].into_iter().find_map(of_our_name) else { return };
+    if ["image", "args", "env"].into_iter().any(|key| there.get(key) != ours.get(key)) {
+        return;
+    }
+    for (resource, limit) in there.pointer("/resources/limits").and_then(Value::as_object).into_iter().flatten() {
+        // One that equals its request is ours, from when the pod was Guaranteed.
+        let made_by_us = there.pointer(&format!("/resources/requests/{resource}")) == Some(limit);
+        if !made_by_us && ours["resources"]["limits"].get(resource).is_none() {
+            ours["resources"]["limits"][resource] = limit.clone();
+        }
     }
 }
 

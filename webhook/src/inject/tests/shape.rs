@@ -63,6 +63,28 @@ fn a_container_of_our_name_is_replaced_wherever_it_stands() {
 }
 
 #[test]
+fn limits_that_a_limit_range_adds_between_two_calls_stay_and_those_of_a_stranger_do_not() {
+    let mut pod = applied(&pod_of(json!({"containers": [{"name": "app", "image": "app:1"}]})));
+    let added = json!({"cpu": "500m", "memory": "128Mi"});
+    for index in [0, 1] {
+        pod["spec"]["initContainers"][index]["resources"]["limits"] = added.clone();
+    }
+    assert_eq!(applied(&pod), pod, "the second call changes nothing");
+    pod["spec"]["initContainers"][1]["image"] = json!("evil:1");
+    let after = applied(&pod);
+    let limits = |index: usize| &after["spec"]["initContainers"][index]["resources"]["limits"];
+    assert_eq!((limits(0), limits(1)), (&added, &json!(null)));
+    let limited = pod_with(&[], &[("proxy-cpu-limit", "1")]);
+    let mut limited = applied(&limited);
+    limited["spec"]["initContainers"][1]["resources"]["limits"]["cpu"] = json!("1m");
+    assert_eq!(
+        applied(&limited)["spec"]["initContainers"][1]["resources"]["limits"]["cpu"],
+        "1",
+        "ours is the setting's"
+    );
+}
+
+#[test]
 fn our_containers_mount_an_empty_volume_where_the_api_token_would_be() {
     for pod in [pod(), pod_with(&[], &[("sidecar", "plain")])] {
         let after = applied(&pod);
