@@ -17,9 +17,10 @@ trap 'rm -rf "$images"' EXIT
 "$here/load.sh" "$name" "$images"/*.tar
 
 step "hauberk install | kubectl apply -f -"
-fresh=true
-if kubectl get namespace hauberk >/dev/null 2>&1; then fresh=false; fi
-"$here/in.sh" "$name" "$binaries/hauberk" install | kubectl apply --server-side -f - >/dev/null
+fresh=true again=()
+# Over a mesh that is there it only installs when told to.
+if kubectl get namespace hauberk >/dev/null 2>&1; then fresh=false again=(--force); fi
+"$here/in.sh" "$name" "$binaries/hauberk" install "${again[@]}" | kubectl apply --server-side -f - >/dev/null
 # The images have the same name as before.
 $fresh || kubectl rollout restart --namespace hauberk deployment >/dev/null
 for part in identity destination webhook; do
@@ -49,7 +50,7 @@ What passes on the network between the nodes: TLS where pods are meshed, HTTP wh
 A namespace of your own, meshed:
   $in kubectl create namespace mine
   $in kubectl label namespace mine hauberk.dev/inject=enabled
-  $in kubectl create deployment web -n mine --image=hauberk.test/apps:1 -- nginx -g 'daemon off;'
+  $in kubectl create deployment web -n mine --image=hauberk.test/apps:1 -- httpd -f -p 8080
 Its end:
   make cluster-down
 TEXT

@@ -109,14 +109,14 @@ impl Change {
             [(field, &[]), (metadata, &[self.field]), (owner, &["metadata", self.field])];
         let (place, missing) = levels.into_iter().find(|(level, _)| level.1.start != NOWHERE)?;
         if place.1.is_flow(text) {
-            Some(self.into_braces(text, place.1, missing, value))
+            Some(self.braces_into(text, place.1, missing, value))
         } else {
-            self.into_lines(text, place, missing, value)
+            self.lines_into(text, place, missing, value)
         }
     }
 
     /// Lines after that of the mapping's own key, as far in as the mapping's first key.
-    fn into_lines(&self, text: &str, (key, node): Level<'_>, missing: &[&str], value: &str) -> Option<Splice> {
+    fn lines_into(&self, text: &str, (key, node): Level<'_>, missing: &[&str], value: &str) -> Option<Splice> {
         let key = key?;
         let line = line_of(text, key.start);
         let rest = text.get(key.end..line.end)?.trim_start_matches(['"', '\'', ' ']).strip_prefix(':')?.trim();
@@ -138,7 +138,7 @@ impl Change {
 
     /// First behind the opening brace, in the style of the document: quoted where it is JSON, with the space that the
     /// first key has before it.
-    fn into_braces(&self, text: &str, node: &Node, missing: &[&str], value: &str) -> Splice {
+    fn braces_into(&self, text: &str, node: &Node, missing: &[&str], value: &str) -> Splice {
         let at = node.start + 1;
         let json = text.trim_start().starts_with('{');
         let colon = if json && !text.contains("\": ") { ":" } else { ": " };

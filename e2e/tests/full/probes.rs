@@ -144,7 +144,8 @@ fn where_mtls_is_required_a_probed_port_answers_kubelet_through_the_proxy_and_no
     };
     let refused = curl(8080);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(refused.status.code() == Some(56) && said.contains("reset"), "{refused:?}");
+    // Before or after it has sent its request.
+    assert!(!refused.status.success() && said.contains("Connection reset by peer"), "{refused:?}");
 
     // And the pod is still ready: kubelet asks the proxy.
     wait_for("it has been asked again", LIMIT, || {

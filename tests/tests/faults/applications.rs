@@ -34,6 +34,8 @@ fn an_application_that_accepts_no_more_connections() {
     // Its queue holds one connection, and nobody takes any: further ones get no answer from the kernel.
     let full = server.enter(|| {
         let socket = crate::talk::socket(to);
+        // As its successor does: connections that have ended may still have the address.
+        socket.set_reuse_address(true).expect("an option");
         socket.bind(&to.into()).expect("the port is free");
         socket.listen(0).expect("it listens");
         let held = [(), ()].map(|()| std::net::TcpStream::connect_timeout(&to, std::time::Duration::from_millis(200)));

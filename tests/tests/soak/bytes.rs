@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
     time::Duration,
 };
@@ -64,8 +64,11 @@ fn listeners(lab: &Lab, client: &Pod, server: &Pod) -> Vec<Target> {
 }
 
 fn send(target: &Target, bytes: &[u8]) {
-    let Ok(mut stream) = target.from.enter(|| TcpStream::connect_timeout(&target.to, Duration::from_secs(5))) else {
-        panic!("{} does not listen any more", target.to);
+    let mut stream = match target.from.enter(|| TcpStream::connect_timeout(&target.to, Duration::from_secs(5))) {
+        Ok(stream) => stream,
+        // The proxy's own ports reset who dials them, perhaps while it still connects.
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
+        Err(error) => panic!("{} does not listen any more: {error}", target.to),
     };
     stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
     // It may refuse the bytes at any point; what matters is what becomes of the process.

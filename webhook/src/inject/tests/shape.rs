@@ -95,13 +95,15 @@ fn the_default_container_is_the_application_s_first_unless_it_is_set() {
     assert_eq!(applied(&null)["metadata"]["annotations"][key], "app");
 }
 
+type Annotations = &'static [(&'static str, &'static str)];
+
 #[test]
 fn requests_are_always_set_and_guaranteed_pods_stay_guaranteed() {
     let fixed = json!({"limits": {"cpu": 1, "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1024Mi"}});
     let only_limits = json!({"limits": {"cpu": "1", "memory": "1Gi"}});
     let burst = json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "0.5"}});
     let floor = json!({"limits": {"cpu": "100m", "memory": "64Mi"}, "requests": {"cpu": "100m", "memory": "64Mi"}});
-    let table: [(Value, &[(&str, &str)], Value); 6] = [
+    let table: [(Value, Annotations, Value); 6] = [
         (json!(null), &[], json!({"requests": {"cpu": "10m", "memory": "24Mi"}})),
         (burst, &[], json!({"requests": {"cpu": "10m", "memory": "24Mi"}})),
         (fixed.clone(), &[], floor.clone()),
