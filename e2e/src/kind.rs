@@ -178,6 +178,11 @@ impl Kind {
         serde_json::from_str(&text).with_context(|| format!("not the document of connections: {text}"))
     }
 
+    /// Runs a command on a node; what it wrote, or an error with what it said.
+    pub fn on_node(&self, node: &str, command: &[&str]) -> Result<String> {
+        docker(&[&["exec", node], command].concat())
+    }
+
     /// The network namespace of a node.
     pub fn node(&self, name: &str) -> Result<Netns> {
         let pid = docker(&["inspect", "--format", "{{.State.Pid}}", name])?.trim().parse()?;

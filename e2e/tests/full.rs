@@ -13,3 +13,5 @@ mod probes;
 mod scene;
 #[path = "full/security.rs"]
 mod security;
+#[path = "full/settings.rs"]
+mod settings;
