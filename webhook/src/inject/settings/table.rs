@@ -279,7 +279,7 @@ pub static SETTINGS: &[Setting] = &[
         valid: QUANTITY,
         default: "none",
         effect: Effect::Restart,
-        says: "Most disk that the proxy's log may take before kubelet evicts the pod.",
+        says: "Most disk that the proxy's log may take before kubelet evicts the pod; kubelet counts the whole pod against the sum of its containers' limits: set the application's too.",
         example: "100Mi",
         counterexample: "0",
         apply: |plan, text| limit(&mut plan.ephemeral_storage, text),
