@@ -15,6 +15,7 @@ use hauberk_mesh::{CONTROL_NAMESPACE, TlsMode};
 
 use crate::cluster::{ClusterArgs, block_on};
 use files::File;
+pub(crate) use known::gather;
 use plan::{Changed, Outcome, Wish};
 
 /// Puts the workloads of manifests into the mesh.
@@ -99,7 +100,7 @@ impl InjectOptions {
         let mut names: Vec<_> = files.iter().flat_map(|file| manual::namespaces(&file.text, &default)).collect();
         names.sort();
         names.dedup();
-        known::gather(&cluster, &self.control_namespace, &default, &names).await
+        gather(&cluster, &self.control_namespace, &default, &names).await
     }
 }
 

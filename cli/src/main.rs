@@ -1,6 +1,7 @@
 //! `hauberk`: the command that people use. One subcommand is one module; here are only the arguments and the exit code.
 
 mod cluster;
+mod coverage;
 mod demo;
 mod identity;
 mod inject;
@@ -30,6 +31,7 @@ enum Command {
     Inject(inject::InjectOptions),
     Uninject(inject::UninjectOptions),
     Identity(identity::Options),
+    Coverage(coverage::Options),
     /// Runs a small mesh with real applications on this machine, captures its packets, and shows what was private.
     Demo(demo::Options),
     Version(version::Options),
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Inject(options) => inject::inject(&options),
         Command::Uninject(options) => inject::uninject(&options),
         Command::Identity(options) => identity::run(&options),
+        Command::Coverage(options) => coverage::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Version(options) => version::run(&options),
     };

@@ -3,6 +3,8 @@
 
 #[path = "full/hooks.rs"]
 mod hooks;
+#[path = "full/index.rs"]
+mod index;
 #[path = "full/kinds.rs"]
 mod kinds;
 #[path = "full/metadata.rs"]

@@ -11,6 +11,8 @@ use kube::{
 };
 use serde_json::json;
 
+use crate::cli::hauberk;
+
 use super::scene::{LIFETIMES, Scene, create, injected, pod, until};
 
 type Labels = &'static [(&'static str, &'static str)];
@@ -101,6 +103,13 @@ async fn walk(tls: TlsMode, cases: &[Case]) {
         assert_eq!(*fate, case.3, "without the webhook, {case:?}: {why}");
         assert!(*fate != Refused || why.contains("failed calling webhook"), "{why}");
     }
+    // The first case asks for the mesh: one pod came by the webhook, one while it was away.
+    let ran = hauberk(&scene.plane, &["coverage", "-n", "case-0", "-o", "json"]);
+    let found: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{ran:?}"));
+    let let_in = usize::from(cases[0].3 == LetIn);
+    let missing: Vec<_> = found["missing"].as_array().into_iter().flatten().collect();
+    assert_eq!((found["meshed"].as_u64(), missing.len(), ran.ok), (Some(1), let_in, let_in == 0), "{ran:?}");
+    assert!(missing.iter().all(|it| it["reason"] == "not-injected"), "{ran:?}");
 }
 
 /// The control namespace takes no other.
