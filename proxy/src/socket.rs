@@ -15,9 +15,13 @@ use tokio::{
     time::timeout,
 };
 
-/// Below conntrack's 60 s for half-closed flows, also after one lost probe.
-const KEEPALIVE: Duration = Duration::from_secs(20);
-/// Unacknowledged bytes for so long: the peer's node is gone.
+/// Silence before a probe; below conntrack's 60 s for half-closed flows, also after lost probes.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// Between probes that are not answered: five fit before [`USER_TIMEOUT`]. Connections that fell silent together are
+/// probed together, and a busy machine drops packets of such a burst; fewer stay to be probed each time.
+const KEEPALIVE_AGAIN: Duration = Duration::from_secs(3);
+const PROBES: u32 = 5;
+/// Nothing acknowledged for so long: the peer's node is gone.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Waiting in the kernel while the proxy is busy elsewhere.
 const BACKLOG: i32 = 4096;
@@ -138,7 +142,8 @@ fn unconnected(addr: SocketAddr, route: Route) -> io::Result<TcpSocket> {
 /// The options of every connection: no delay, keepalive, a bound on silence.
 fn tune(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4).with_retries(3))?;
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_AGAIN).with_retries(PROBES);
+    socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 
@@ -222,7 +227,7 @@ mod tests {
                 let timeout = socket.tcp_user_timeout().expect("an option");
                 (socket.tcp_nodelay().expect("an option"), socket.keepalive().expect("an option"), times, timeout)
             };
-            let expected = (true, true, (KEEPALIVE, KEEPALIVE / 4, 3), Some(USER_TIMEOUT));
+            let expected = (true, true, (KEEPALIVE, KEEPALIVE_AGAIN, PROBES), Some(USER_TIMEOUT));
             assert_eq!((told(&accepted), told(&client)), (expected, expected));
             assert_eq!(SockRef::from(&accepted).linger().expect("an option"), linger);
             disarm_reset(&accepted);

@@ -188,10 +188,10 @@ impl Drawn {
                 endpoint["nodeName"] = json!(node);
             }
             // One in seven lacks hints where the others have them.
-            if self.hinted && (number + member) % 7 != 0 {
+            if self.hinted && !(number + member).is_multiple_of(7) {
                 let names = |names: &[&str]| names.iter().map(|name| json!({ "name": name })).collect::<Vec<_>>();
                 endpoint["hints"] = json!({ "forZones": names(zones) });
-                if number % 3 == 0 {
+                if number.is_multiple_of(3) {
                     endpoint["hints"]["forNodes"] =
                         json!(names(if nodes.is_empty() { &["a", "b"][..] } else { nodes }));
                 }
