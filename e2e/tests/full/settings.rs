@@ -274,6 +274,9 @@ fn each_setting_does_to_a_running_proxy_what_it_says() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Of a process in /proc: its file system.
+const ROOT: &str = "root";
+
 #[test]
 fn a_running_proxy_has_not_the_applications_token_for_the_api_server() {
     let scene = Scene::meshed("api-token", &[]);
@@ -284,7 +287,7 @@ fn a_running_proxy_has_not_the_applications_token_for_the_api_server() {
         scene.ready(kind);
         let files = |container: &str| {
             let (node, pid) = process(&scene, kind, container).expect("it runs");
-            scene.kind.on_node(&node, &["ls", &format!("/proc/{pid}/root{API_TOKEN}")]).expect("a directory")
+            scene.kind.on_node(&node, &["ls", &format!("/proc/{pid}/{ROOT}{API_TOKEN}")]).expect("a directory")
         };
         assert!(files("app").lines().any(|file| file == "token"), "{kind}: {}", files("app"));
         assert_eq!(files(PROXY_CONTAINER), "", "{kind}");
