@@ -111,7 +111,7 @@ fn case(setting: &str) -> Option<Case> {
                 let other = pod("other", json!({}), |pod| annotate(pod, &[("inject", "disabled")]));
                 let scene = world.scene("legacy");
                 scene.apply(&account("other"));
-                let refusal = scene.try_apply(&other).map_or_else(|error| error.to_string(), |said| said);
+                let refusal = scene.try_apply(&other).unwrap_or_else(|error| error.to_string());
                 ensure!(refusal.contains("hauberk.dev/allow-uninjected"), "{refusal}");
                 Ok(())
             },
