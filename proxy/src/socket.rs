@@ -17,8 +17,7 @@ use tokio::{
 
 /// Silence before a probe; below conntrack's 60 s for half-closed flows, also after lost probes.
 const KEEPALIVE: Duration = Duration::from_secs(15);
-/// Between probes that are not answered: five fit before [`USER_TIMEOUT`]. Connections that fell silent together are
-/// probed together, and a busy machine drops packets of such a burst; fewer stay to be probed each time.
+/// Between probes that are not answered: five fit before [`USER_TIMEOUT`], so that a few lost packets end no connection.
 const KEEPALIVE_AGAIN: Duration = Duration::from_secs(3);
 const PROBES: u32 = 5;
 /// Nothing acknowledged for so long: the peer's node is gone.
