@@ -122,11 +122,15 @@ async fn a_damaged_secret_keeps_the_last_good_state_and_is_reported() {
         secrets(&cluster).patch(ISSUER, &PatchParams::default(), &patch).await.expect("patched");
         server.shows("hauberk_identity_ca_fault{fault=\"issuer-unusable\"} 1").await;
         certified(&mut client, &web, &token, &bundle).await;
+        if part == "issuer.key" {
+            // By the leader, at its next look: what is put back before is no event.
+            let note = "key of the issuer is not that of";
+            cluster.event(CONTROL_NAMESPACE, "Secret", ISSUER, "IssuerUnusable", note).await;
+        }
         let patch = Patch::Merge(json!({ "data": good }));
         secrets(&cluster).patch(ISSUER, &PatchParams::default(), &patch).await.expect("patched");
         server.shows("hauberk_identity_ca_fault{fault=\"issuer-unusable\"} 0").await;
     }
-    cluster.event(CONTROL_NAMESPACE, "Secret", ISSUER, "IssuerUnusable", "key of the issuer is not that of").await;
     assert_eq!(cluster.bundle().await.generation(), 1);
 }
 
