@@ -41,6 +41,7 @@ mod proxy;
 mod spawner;
 pub mod tls;
 mod wait;
+mod wire;
 
 pub use binaries::find as find_binary;
 pub use capture::{Capture, Captured, Tcpdump};
@@ -53,3 +54,4 @@ pub use pod::Pod;
 pub use process::Process;
 pub use processes::Processes;
 pub use wait::wait_for;
+pub use wire::WireOptions;

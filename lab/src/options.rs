@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fmt::Display, net::IpAddr, str::FromStr, time::
 
 use hauberk_mesh::{Egress, Limits, ProxySpec, Service, ServicePort, TlsMode, TrustDomain};
 
+use crate::WireOptions;
+
 /// What a pod is to be. Without more: namespace `default`, account `default`, one IPv4 address, not meshed.
 #[derive(Debug, Clone)]
 pub struct PodOptions {
@@ -14,6 +16,7 @@ pub struct PodOptions {
     pub(crate) v6: bool,
     pub(crate) also_at: Vec<IpAddr>,
     pub(crate) sysctls: Vec<(String, String)>,
+    pub(crate) wire: Option<WireOptions>,
     pub(crate) listed: bool,
     pub(crate) meshed: bool,
     pub(crate) ready: bool,
@@ -39,6 +42,7 @@ impl PodOptions {
             v6: false,
             also_at: Vec::new(),
             sysctls: Vec::new(),
+            wire: None,
             listed: true,
             meshed: false,
             ready: true,
@@ -84,6 +88,12 @@ impl PodOptions {
     /// A setting of its network namespace, such as `net.ipv4.tcp_congestion_control`.
     pub fn sysctl(mut self, name: &str, value: &str) -> Self {
         self.sysctls.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Its link to the others is a wire that keeps frames. Without, it is as fast as the machine.
+    pub fn wire(mut self, wire: WireOptions) -> Self {
+        self.wire = Some(wire);
         self
     }
 

@@ -18,6 +18,7 @@ use crate::{
     lab::{BRIDGE, Inner, NODE_V4, NODE_V6},
     netns::Netns,
     wait_for,
+    wire::Wire,
 };
 
 /// How long a server may take to listen.
@@ -31,6 +32,8 @@ pub struct Pod(Arc<PodInner>);
 struct PodInner {
     lab: Arc<Inner>,
     netns: Netns,
+    /// Carries frames as long as the pod lives, if it has one.
+    _wire: Option<Wire>,
     options: PodOptions,
     uid: String,
     ips: Vec<IpAddr>,
@@ -50,10 +53,10 @@ impl Pod {
         let ips = addresses(number, options.v4, options.v6)?;
         let dir = lab.dir().join(format!("{}-{}", options.namespace, options.name));
         fs::create_dir(&dir).with_context(|| format!("pod {} stands in this lab twice", options.name))?;
-        let netns = attach(&lab, number, &ips, &options).with_context(|| format!("pod {}", options.name))?;
+        let (netns, wire) = attach(&lab, number, &ips, &options).with_context(|| format!("pod {}", options.name))?;
         let uid = format!("{}-{number}", options.name);
         let proxy = Mutex::new(ProxyState { spec: options.spec.clone(), process: None });
-        Ok(Self(Arc::new(PodInner { lab, netns, options, uid, ips, dir, proxy })))
+        Ok(Self(Arc::new(PodInner { lab, netns, _wire: wire, options, uid, ips, dir, proxy })))
     }
 
     /// Its name.
@@ -201,7 +204,7 @@ fn addresses(number: u16, v4: bool, v6: bool) -> Result<Vec<IpAddr>> {
     Ok(all.into_iter().flatten().collect())
 }
 
-fn attach(lab: &Inner, number: u16, ips: &[IpAddr], options: &PodOptions) -> Result<Netns> {
+fn attach(lab: &Inner, number: u16, ips: &[IpAddr], options: &PodOptions) -> Result<(Netns, Option<Wire>)> {
     let netns = Netns::new()?;
     for name in ["net.ipv6.conf.all.accept_dad", "net.ipv6.conf.default.accept_dad", "net.ipv6.conf.default.accept_ra"]
     {
@@ -212,10 +215,15 @@ fn attach(lab: &Inner, number: u16, ips: &[IpAddr], options: &PodOptions) -> Res
     }
     let path = netns.path();
     netns.ip("link set lo up\n")?;
-    lab.node.ip(&format!(
-        "link add pod{number} type veth peer name eth0 netns {path}
-         link set pod{number} master {BRIDGE} up\n"
-    ))?;
+    let port = format!("pod{number}");
+    let wire = match options.wire {
+        None => {
+            lab.node.ip(&format!("link add {port} type veth peer name eth0 netns {path}\n"))?;
+            None
+        }
+        Some(wire) => Some(Wire::between((&lab.node, &port), (&netns, "eth0"), wire)?),
+    };
+    lab.node.ip(&format!("link set {port} master {BRIDGE} up\n"))?;
     let mut inside = "link set eth0 up\n".to_owned();
     for ip in ips {
         inside += &match ip {
@@ -229,7 +237,7 @@ fn attach(lab: &Inner, number: u16, ips: &[IpAddr], options: &PodOptions) -> Res
     }
     netns.ip(&inside)?;
     options.also_at.iter().try_for_each(|ip| lab.route(*ip))?;
-    Ok(netns)
+    Ok((netns, wire))
 }
 
 /// Whether a `/proc/net/tcp` table has a listening socket on `port`: `sl local_address rem_address st …`, hexadecimal.

@@ -7,10 +7,10 @@ use std::{
     os::unix::fs::MetadataExt,
     process::{Command, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use hauberk_lab::{Lab, Pod, PodOptions, Signal, wait_for};
+use hauberk_lab::{Lab, Pod, PodOptions, Signal, WireOptions, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -52,6 +52,27 @@ fn an_address_that_nobody_has_is_unreachable_and_one_outside_the_cluster_is_not(
     for addr in ["192.0.2.7:80", "[2001:db8::7]:80"] {
         assert_eq!(say(&a, &outside, addr.parse().expect("an address"), addr), addr);
     }
+}
+
+#[test]
+fn a_wire_keeps_what_is_said_and_ends_with_its_pod() {
+    let lab = Lab::new().expect("a lab");
+    let wire = WireOptions { delay: Duration::from_millis(20), ..WireOptions::default() };
+    let a = lab.pod(PodOptions::new("a").dual_stack().wire(wire)).expect("a pod");
+    let b = lab.pod(PodOptions::new("b").dual_stack()).expect("a pod");
+    for (ip, text) in b.ips().iter().zip(["over IPv4", "over IPv6"]) {
+        let begin = Instant::now();
+        assert_eq!(say(&a, &b, SocketAddr::new(*ip, 80), text), text);
+        assert!(begin.elapsed() >= 3 * wire.delay, "there, back and there: {:?}", begin.elapsed());
+    }
+    assert_eq!(threads_named("wire"), 2, "one for each direction");
+    drop(a);
+    // The kernel lists a thread for a moment longer than it lives.
+    wait_for("its threads are gone", LIMIT, || match threads_named("wire") {
+        0 => Ok(Ok(())),
+        left => Ok(Err(format!("{left} threads"))),
+    })
+    .expect("they end");
 }
 
 #[test]
@@ -160,6 +181,12 @@ fn say(client: &Pod, server: &Pod, addr: SocketAddr, text: &str) -> String {
         client.enter(|| TcpStream::connect_timeout(&addr, LIMIT)?.write_all(text.as_bytes())).expect("is said");
         heard.join().expect("no panic")
     })
+}
+
+/// This process's threads of that name.
+fn threads_named(name: &str) -> usize {
+    let threads = fs::read_dir("/proc/self/task").expect("mounted").flatten();
+    threads.filter(|entry| fs::read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.trim() == name)).count()
 }
 
 /// A pod with a process that has a child that knows nothing of the lab.
