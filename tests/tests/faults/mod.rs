@@ -13,3 +13,4 @@ mod network;
 mod proxies;
 mod row;
 mod tokens;
+mod wire;

@@ -34,7 +34,7 @@ fn find(pod: &Pod) {
 }
 
 /// `count` of a hundred packets that leave the pod are lost, its own proxy's too.
-fn lossy(pod: &Pod, count: u32) {
+pub(super) fn lossy(pod: &Pod, count: u32) {
     let rules = format!(
         "table inet lossy {{ chain out {{ type filter hook postrouting priority 0; \
          oifname eth0 numgen random mod 100 < {count} counter drop; }}; }}"
