@@ -76,6 +76,9 @@ impl From<io::Error> for LegError {
 
 /// One side of a relayed connection. After an error or `reset` a leg is only dropped.
 pub(crate) trait Leg {
+    /// The TCP connection under it.
+    fn tcp(&self) -> &TcpStream;
+
     /// Reads application bytes into `buf`, or the end of the peer's direction.
     fn poll_recv(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<Received, LegError>>;
 
@@ -132,6 +135,10 @@ impl<T> ByteLeg<T> {
 }
 
 impl<T: Carrier> Leg for ByteLeg<T> {
+    fn tcp(&self) -> &TcpStream {
+        self.io.tcp()
+    }
+
     fn poll_recv(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<Received, LegError>> {
         let most = buf.len().min(ONE_WRITE);
         let mut buf = ReadBuf::new(&mut buf[..most]);

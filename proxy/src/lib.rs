@@ -29,6 +29,7 @@ mod relay;
 mod run;
 mod secure;
 mod series;
+mod silence;
 mod socket;
 mod threads;
 mod upstream;

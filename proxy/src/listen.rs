@@ -90,6 +90,9 @@ async fn accept_each<P, F: Future<Output = ()> + Send + 'static>(
         match accepted {
             Ok((tcp, addr)) => match place(addr) {
                 Some(place) => {
+                    if role != Role::Outbound {
+                        socket::spread_probes(&tcp);
+                    }
                     open.spawn(connection(tcp, addr, place));
                 }
                 None => refuse(metrics, role, &tcp),

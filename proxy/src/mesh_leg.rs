@@ -10,10 +10,13 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, ReadBuf},
+    net::TcpStream,
+};
 
 use crate::{
-    leg::{FRAMES_PER_WRITE, Leg, LegError, Received},
+    leg::{Carrier, FRAMES_PER_WRITE, Leg, LegError, Received},
     wire::{self, Event, HEADER_LEN, ReadState},
 };
 
@@ -75,7 +78,7 @@ impl Writing {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> MeshLeg<T> {
+impl<T: Carrier> MeshLeg<T> {
     /// For the side that opens streams; it has yet to send OPEN.
     pub(crate) fn client(io: T) -> Self {
         Self { io, reading: ReadState::client(), unread: Vec::new(), broken: None, writing: Writing::IDLE }
@@ -231,7 +234,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> MeshLeg<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Leg for MeshLeg<T> {
+impl<T: Carrier> Leg for MeshLeg<T> {
+    fn tcp(&self) -> &TcpStream {
+        self.io.tcp()
+    }
+
     fn poll_recv(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<Received, LegError>> {
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Err(error));
@@ -314,6 +321,12 @@ mod tests {
     use tokio::io::{DuplexStream, duplex};
 
     type Duplex = MeshLeg<DuplexStream>;
+
+    impl Carrier for DuplexStream {
+        fn tcp(&self) -> &TcpStream {
+            unreachable!("nobody asks a pipe for it")
+        }
+    }
 
     /// Two ends with an open stream between them, over a pipe of `size` bytes.
     async fn open(size: usize) -> (Duplex, Duplex) {

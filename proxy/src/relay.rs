@@ -11,7 +11,10 @@ use std::{
 
 use hauberk_mesh::{CloseCause, ClosedBy};
 
-use crate::leg::{Leg, LegError, Received};
+use crate::{
+    leg::{Leg, LegError, Received},
+    silence::Watch,
+};
 
 /// Read at once: four full TLS records. What a direction holds for a slow receiver is never more than this.
 const CHUNK: usize = 64 * 1024;
@@ -59,6 +62,7 @@ pub(crate) async fn relay(
 ) -> Ended {
     let mut up = Pipe::new(prelude);
     let mut down = Pipe::new(Prelude::default());
+    let mut watch = Watch::default();
     let mut first = None;
     let result = poll_fn(|cx| {
         let a = up.poll(cx, client, server, |bytes| observer.to_server(bytes)).map_err(|(side, error)| match side {
@@ -70,6 +74,10 @@ pub(crate) async fn relay(
                 Side::From => (ClosedBy::Server, side, error),
                 Side::To => (ClosedBy::Client, side, error),
             })?;
+        if std::mem::take(&mut up.sent) | std::mem::take(&mut down.sent) {
+            watch.sent();
+        }
+        watch.poll(cx, [client.tcp(), server.tcp()]);
         // Who ends first closes the connection; the other side only agrees.
         first = first.or(match (up.phase != Phase::Flowing, down.phase != Phase::Flowing) {
             (true, _) => Some(ClosedBy::Client),
@@ -135,6 +143,8 @@ struct Pipe {
     pending: Vec<u8>,
     taken: usize,
     unflushed: bool,
+    /// Something was sent since the relay has noticed last.
+    sent: bool,
     phase: Phase,
 }
 
@@ -146,7 +156,8 @@ impl Pipe {
             (true, true) => Phase::Ended,
         };
         let pending = if prelude.passed_on { Vec::new() } else { prelude.bytes };
-        Self { unflushed: !pending.is_empty(), pending, taken: 0, phase }
+        // What was said before has been sent just now, by whoever opened the way.
+        Self { unflushed: !pending.is_empty(), pending, taken: 0, sent: true, phase }
     }
 
     /// Whether the sender of `other` may send no more, and still gets what flows here: it can only break.
@@ -167,6 +178,7 @@ impl Pipe {
             match self.phase {
                 Phase::Ended => return Poll::Ready(Ok(())),
                 Phase::Ending => {
+                    self.sent = true;
                     ready!(to.poll_end(cx)).map_err(|error| (Side::To, error))?;
                     self.phase = Phase::Ended;
                 }
@@ -215,6 +227,7 @@ impl Pipe {
     /// Sends `bytes`, keeping what the receiver does not take now.
     fn send(&mut self, cx: &mut Context<'_>, to: &mut impl Leg, mut bytes: &[u8]) -> Result<(), LegError> {
         self.unflushed = true;
+        self.sent = true;
         while !bytes.is_empty() {
             match to.poll_send(cx, bytes) {
                 Poll::Ready(taken) => bytes = &bytes[taken?..],

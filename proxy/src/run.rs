@@ -28,7 +28,7 @@ use crate::{
     probes::Probes,
     proxy::Proxy,
     secure::RecordLayer,
-    socket,
+    socket::{self, Peer},
 };
 
 /// Why the proxy cannot start.
@@ -173,7 +173,8 @@ fn bind(tls: TlsMode) -> Result<Listeners, RunError> {
         if role == Role::Mesh && tls == TlsMode::Disabled {
             continue;
         }
-        let bound = bind_families(ips, port, |addr| socket::listen_tuned(addr, role != Role::Mesh))?;
+        let peer = if role == Role::Outbound { Peer::InPod } else { Peer::Elsewhere };
+        let bound = bind_families(ips, port, |addr| socket::listen_tuned(addr, peer, role != Role::Mesh))?;
         listeners.serving.extend(bound.into_iter().map(|listener| (listener, role)));
     }
     for (ips, port, audience) in [(any, ADMIN_PORT, Audience::Everyone), (local, LOCAL_ADMIN_PORT, Audience::Local)] {

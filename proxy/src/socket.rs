@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Mutex, MutexGuard},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -17,23 +20,38 @@ use tokio::{
 
 /// Silence before a probe; below conntrack's 60 s for half-closed flows, also after lost probes.
 const KEEPALIVE: Duration = Duration::from_secs(15);
-/// Between probes that are not answered: five fit before [`USER_TIMEOUT`], so that a few lost packets end no connection.
+/// Connections that fell silent in the same moment are probed in different seconds: thousands of probes at once are more
+/// than a kernel's queue holds, and what is lost of them looks like a peer that is gone.
+const SPREAD: u32 = 8;
+/// Between probes that are not answered.
 const KEEPALIVE_AGAIN: Duration = Duration::from_secs(3);
+/// Probes without an answer until a peer's node is taken for gone: so many that a few lost packets end no connection.
 const PROBES: u32 = 5;
-/// Nothing acknowledged for so long: the peer's node is gone.
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same within a pod, where the kernel itself says when a peer dies: as many as it takes.
+const PROBES_IN_POD: u32 = 127;
 /// Waiting in the kernel while the proxy is busy elsewhere.
 const BACKLOG: i32 = 4096;
 
 /// Which interface a connection leaves by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
-    /// Wherever the routing table says.
+    /// To somebody else, wherever the routing table says.
     Any,
-    /// The loopback device: for the pod's own addresses. The kernel uses tuples in TIME_WAIT again only when the
+    /// To the pod's own addresses, by the routing table.
+    Own,
+    /// To the pod's own addresses, by the loopback device. The kernel uses tuples in TIME_WAIT again only when the
     /// socket is bound to it; binding needs no privilege. It works where the routing table leads the pod's own
     /// addresses over that device, which `hauberk-proxy init` sees to.
     Loopback,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// An application of this pod.
+    InPod,
+    /// Somebody whose node may go without a word.
+    Elsewhere,
 }
 
 /// Why there is no connection.
@@ -116,7 +134,7 @@ impl OwnRoutes {
             return *route;
         }
         let probe = connect(SocketAddr::new(ip, ADMIN_PORT), Route::Loopback, Self::PROBE).await;
-        let route = if probe.is_ok() { Route::Loopback } else { Route::Any };
+        let route = if probe.is_ok() { Route::Loopback } else { Route::Own };
         let mut known = self.lock();
         if known.len() < Self::MOST {
             known.insert(ip, route);
@@ -134,27 +152,39 @@ fn unconnected(addr: SocketAddr, route: Route) -> io::Result<TcpSocket> {
     if route == Route::Loopback {
         socket.bind_device(Some(b"lo"))?;
     }
-    tune(SockRef::from(&socket))?;
+    tune(SockRef::from(&socket), if route == Route::Any { Peer::Elsewhere } else { Peer::InPod })?;
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
-/// The options of every connection: no delay, keepalive, a bound on silence.
-fn tune(socket: SockRef<'_>) -> io::Result<()> {
+/// The options of every connection: no delay, and keepalive as a bound on silence. That on what is not acknowledged is
+/// [`crate::silence`]'s.
+fn tune(socket: SockRef<'_>, peer: Peer) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_AGAIN).with_retries(PROBES);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    let retries = if peer == Peer::InPod { PROBES_IN_POD } else { PROBES };
+    socket.set_tcp_keepalive(&keepalive().with_interval(KEEPALIVE_AGAIN).with_retries(retries))
+}
+
+fn keepalive() -> TcpKeepalive {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let later = NEXT.fetch_add(1, Relaxed) % SPREAD;
+    TcpKeepalive::new().with_time(KEEPALIVE + Duration::from_secs(later.into()))
+}
+
+/// Gives an accepted connection a time of its own for its probes, instead of its listener's.
+pub(crate) fn spread_probes(stream: &TcpStream) {
+    // Fails only on a socket that is gone already.
+    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive());
 }
 
 /// A listener whose connections are made for the data path, by options that they inherit from it. `armed`: they are those
 /// of applications, which a proxy that dies resets ([`arm_reset`]).
-pub(crate) fn listen_tuned(addr: SocketAddr, armed: bool) -> io::Result<TcpListener> {
+pub(crate) fn listen_tuned(addr: SocketAddr, peer: Peer, armed: bool) -> io::Result<TcpListener> {
     let listener = listen(addr)?;
     let socket = SockRef::from(&listener);
     if armed {
         socket.set_linger(Some(Duration::ZERO))?;
     }
-    tune(socket)?;
+    tune(socket, peer)?;
     Ok(listener)
 }
 
@@ -209,28 +239,49 @@ pub(crate) fn disarm_reset(stream: &TcpStream) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[tokio::test]
     async fn accepted_connections_inherit_what_their_listener_was_told() {
-        for (armed, linger) in [(true, Some(Duration::ZERO)), (false, None)] {
-            let listener = listen_tuned("127.0.0.1:0".parse().expect("an address"), armed).expect("a free port");
+        let (zero, pod, elsewhere) = (Some(Duration::ZERO), (Peer::InPod, PROBES_IN_POD), (Peer::Elsewhere, PROBES));
+        for (armed, linger, (peer, probes)) in [(true, zero, pod), (true, zero, elsewhere), (false, None, elsewhere)] {
+            let listener = listen_tuned("127.0.0.1:0".parse().expect("an address"), peer, armed).expect("a free port");
             let addr = listener.local_addr().expect("it listens");
-            let (accepted, client) = tokio::join!(listener.accept(), connect(addr, Route::Any, KEEPALIVE));
+            let route = if peer == Peer::InPod { Route::Own } else { Route::Any };
+            let (accepted, client) = tokio::join!(listener.accept(), connect(addr, route, KEEPALIVE));
             let (accepted, client) = (accepted.expect("accepted").0, client.expect("connected"));
             let told = |stream: &TcpStream| {
                 let socket = SockRef::from(stream);
-                let times =
-                    (socket.tcp_keepalive_time(), socket.tcp_keepalive_interval(), socket.tcp_keepalive_retries());
-                let times = (times.0.expect("an option"), times.1.expect("an option"), times.2.expect("an option"));
-                let timeout = socket.tcp_user_timeout().expect("an option");
-                (socket.tcp_nodelay().expect("an option"), socket.keepalive().expect("an option"), times, timeout)
+                let first = socket.tcp_keepalive_time().expect("an option");
+                assert!((KEEPALIVE..KEEPALIVE * 2).contains(&first), "conntrack forgets later: {first:?}");
+                let options = (socket.tcp_nodelay(), socket.keepalive(), socket.tcp_user_timeout());
+                let options = (options.0.expect("one"), options.1.expect("one"), options.2.expect("one"));
+                let again = (socket.tcp_keepalive_interval(), socket.tcp_keepalive_retries());
+                (options, again.0.expect("an option"), again.1.expect("an option"))
             };
-            let expected = (true, true, (KEEPALIVE, KEEPALIVE_AGAIN, PROBES), Some(USER_TIMEOUT));
+            let expected = ((true, true, None), KEEPALIVE_AGAIN, probes);
             assert_eq!((told(&accepted), told(&client)), (expected, expected));
             assert_eq!(SockRef::from(&accepted).linger().expect("an option"), linger);
             disarm_reset(&accepted);
             assert_eq!(SockRef::from(&accepted).linger().expect("an option"), None);
         }
+    }
+
+    #[tokio::test]
+    async fn accepted_connections_are_not_all_probed_in_the_same_second() {
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let listener = listen_tuned(any, Peer::Elsewhere, true).expect("a free port");
+        let addr = listener.local_addr().expect("it listens");
+        let mut seconds = BTreeSet::new();
+        for _ in 0..4 * SPREAD {
+            let (accepted, client) = tokio::join!(listener.accept(), connect(addr, Route::Any, KEEPALIVE));
+            client.expect("connected");
+            let (accepted, _) = accepted.expect("accepted");
+            spread_probes(&accepted);
+            seconds.insert(SockRef::from(&accepted).tcp_keepalive_time().expect("an option"));
+        }
+        assert!(seconds.len() > 2, "{seconds:?}");
     }
 }

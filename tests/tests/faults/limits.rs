@@ -85,6 +85,34 @@ fn a_reader_is_slow() {
     });
 }
 
+#[test]
+fn a_reader_reads_nothing_for_longer_than_a_peer_may_be_silent() {
+    /// The bound on what nobody acknowledges is 30 s, and is looked at every 5 s.
+    const PAUSE: Duration = Duration::from_secs(40);
+    let row = Row::of("a_reader_reads_nothing_for_longer_than_a_peer_may_be_silent");
+    let (_lab, client, server) = pair();
+    let port = Port::listen(&server, PORT);
+    let (up, down) = (port.connection(&client), port.connection(&client));
+    [&up, &down].into_iter().for_each(|(at_client, at_server)| pass(at_client, at_server, b"awake"));
+    // Every window on the way is closed, those of the legs within the pods too.
+    let mut ways = [up, (down.1, down.0)];
+    let sent = thread::scope(|scope| {
+        let filling = ways.each_ref().map(|(writer, _)| scope.spawn(move || fill(writer)));
+        filling.map(|one| one.join().expect("no panic"))
+    });
+    thread::sleep(PAUSE);
+    let begin = Instant::now();
+    for ((writer, reader), sent) in ways.iter_mut().zip(sent) {
+        writer.shutdown(Shutdown::Write).expect("open");
+        let (got, end) = rest(reader);
+        assert_eq!((got.len() as u64, end), (sent, End::Clean));
+        reader.shutdown(Shutdown::Write).expect("open");
+        assert_eq!(rest(writer), (vec![], End::Clean));
+    }
+    row.check(&Seen { what: NOTHING, after: begin.elapsed() });
+    row.check_cause(&last_outbound(&client, port.addr()));
+}
+
 /// Lets a pod's proxy have no more than `more` descriptors beyond what it has; gives back how to undo it.
 fn limit_descriptors(pod: &Pod, more: usize) -> impl FnOnce() {
     let pid = pod.with_proxy(|proxy| Ok(proxy.pid())).expect("it runs");
