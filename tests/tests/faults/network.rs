@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hauberk_lab::Pod;
+use hauberk_lab::{Pod, WireOptions};
 use hauberk_mesh::Direction;
 
 use super::row::{NOTHING, Row, Seen, next, try_echo};
@@ -33,13 +33,22 @@ fn find(pod: &Pod) {
     pod.run("nft", ["delete table netdev gone; delete table inet gone"]).expect("nft");
 }
 
-/// `count` of a hundred packets that leave the pod are lost, its own proxy's too.
-pub(super) fn lossy(pod: &Pod, count: u32) {
+/// Of the packets that come to either pod, `count` of a hundred are lost: where they arrive, for a kernel that drops its own
+/// knows of it.
+pub(super) fn lose_some<const N: usize>(pods: [&Pod; N], count: u32) {
     let rules = format!(
-        "table inet lossy {{ chain out {{ type filter hook postrouting priority 0; \
-         oifname eth0 numgen random mod 100 < {count} counter drop; }}; }}"
+        "table netdev lossy {{ chain arriving {{ type filter hook ingress device eth0 priority 0; policy accept; \
+         meta l4proto tcp numgen random mod 100 < {count} counter drop; }}; }}"
     );
-    pod.run("nft", [rules]).expect("nft");
+    pods.iter().for_each(|pod| drop(pod.run("nft", [&rules]).expect("nft")));
+}
+
+/// Checks that some were.
+pub(super) fn check_lost<const N: usize>(pods: [&Pod; N]) {
+    for pod in pods {
+        let counted = pod.run("nft", ["list", "table", "netdev", "lossy"]).expect("nft");
+        assert!(!counted.contains("packets 0 "), "{}: packets were lost: {counted}", pod.name());
+    }
 }
 
 #[test]
@@ -135,11 +144,13 @@ fn a_node_is_gone_and_its_service_has_another_endpoint() {
 fn a_network_loses_five_of_a_hundred_packets() {
     const SIZE: usize = 4_000_000;
     let row = Row::of("a_network_loses_five_of_a_hundred_packets");
-    let (_lab, client, server) = pair();
-    [&client, &server].into_iter().for_each(|pod| lossy(pod, 5));
+    // With a wire between, packets are as small as on a real network; without, few of 64 KiB.
+    let client = meshed("client").wire(WireOptions::default());
+    let (_lab, [client, server]) = scene([client, meshed("server")], []);
     let port = Port::listen(&server, PORT);
-    let begin = Instant::now();
     let (mut at_client, mut at_server) = port.connection(&client);
+    lose_some([&client, &server], 5);
+    let begin = Instant::now();
     for stream in [&at_client, &at_server] {
         stream.set_read_timeout(Some(LONG)).expect("not zero");
     }
@@ -153,11 +164,29 @@ fn a_network_loses_five_of_a_hundred_packets() {
         assert!(got == sent && end == End::Clean, "{} bytes, {end:?}", got.len());
     });
     row.check(&Seen { what: NOTHING, after: begin.elapsed() });
-    let counted = client.run("nft", ["list", "table", "inet", "lossy"]).expect("nft");
-    assert!(!counted.contains("packets 0 "), "packets were lost: {counted}");
+    check_lost([&client, &server]);
     drop(at_server);
     drop(at_client);
     row.check_cause(&only(&client, Direction::Outbound, port.addr()));
+}
+
+#[test]
+fn the_first_packet_of_a_connection_is_lost_and_its_proxy_waits_for_three_seconds() {
+    let row = Row::of("the_first_packet_of_a_connection_is_lost_and_its_proxy_waits_for_three_seconds");
+    let (_lab, [client, server]) = scene([meshed("client").limits("connect=3s"), meshed("server")], []);
+    let _echo = Server::echo(&server, PORT);
+    let rules = format!(
+        "table netdev first {{ chain arriving {{ type filter hook ingress device eth0 priority 0; policy accept; \
+         ip saddr {} tcp flags & (syn | ack) == syn numgen inc mod 1000000 == 0 counter drop; }}; }}",
+        client.ip()
+    );
+    server.run("nft", [rules]).expect("nft");
+    let seen = try_echo(&client, server.at(PORT), b"said once");
+    row.check(&seen);
+    assert!(seen.after >= Duration::from_secs(1), "the kernel says it again after 1 s: {seen:?}");
+    let lost = server.run("nft", ["list", "table", "netdev", "first"]).expect("nft");
+    assert!(lost.contains("packets 1 "), "{lost}");
+    row.check_cause(&last_outbound(&client, server.at(PORT)));
 }
 
 #[test]
