@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 use hauberk_mesh::{ALPN_HAUBERK, ALPN_LINKERD, IdentityName};
 use rustls::{
     ClientConfig, ServerConfig,
-    client::{ResolvesClientCert, Resumption, WebPkiServerVerifier, danger::ServerCertVerifier},
+    client::{ResolvesClientCert, Resumption, danger::ServerCertVerifier},
     pki_types::{CertificateDer, UnixTime},
     server::{NoServerSessionStorage, ProducesTickets, danger::ClientCertVerifier},
     sign::{CertifiedKey, SingleCertAndKey},
@@ -18,7 +18,7 @@ use crate::{
     peer::{self, Leaf},
     provider::{VERSIONS, provider},
     tickets::Ticketer,
-    verify::{ClientVerifier, ServerVerifier, server_chain},
+    verify::{ClientVerifier, ServerChain, ServerVerifier},
 };
 
 /// Leaf, issuer, and what cross-signs during a rotation.
@@ -56,7 +56,7 @@ pub enum InvalidCredentials {
 pub struct Credentials {
     own: Arc<Own>,
     trust: TrustBundle,
-    server_chain: Arc<WebPkiServerVerifier>,
+    server_chain: Arc<ServerChain>,
     resolver: Arc<dyn ResolvesClientCert>,
     mesh_server: Arc<ServerConfig>,
 }
@@ -106,9 +106,11 @@ impl Credentials {
         let mut mesh_server = server(&own.certified, verifier)?;
         mesh_server.alpn_protocols = vec![ALPN_HAUBERK.to_vec(), ALPN_LINKERD.to_vec()];
         mesh_server.ticketer = Arc::new(Ticketer::new(own.leaf.not_after)?) as Arc<dyn ProducesTickets>;
+        // Each handshake uses one up: so there are as many as connections were ever made at once.
+        mesh_server.send_tls13_tickets = 1;
         mesh_server.enable_secret_extraction = true;
         Ok(Self {
-            server_chain: server_chain(trust),
+            server_chain: ServerChain::new(trust),
             trust: trust.clone(),
             resolver,
             mesh_server: Arc::new(mesh_server),
@@ -215,7 +217,7 @@ pub(crate) fn grpc_client(
     trust: &TrustBundle,
     credentials: Option<&Credentials>,
 ) -> ClientConfig {
-    let verifier = Arc::new(ServerVerifier { chain: server_chain(trust), expected: server.clone() });
+    let verifier = Arc::new(ServerVerifier { chain: ServerChain::new(trust), expected: server.clone() });
     let mut config = client(verifier, credentials.map(|own| own.resolver.clone()));
     config.alpn_protocols = vec![b"h2".to_vec()];
     config.resumption = Resumption::disabled();

@@ -5,6 +5,7 @@
 //! configuration, and after every handshake [`Credentials::check_peer`] for who the peer is.
 
 mod agent;
+mod chains;
 mod credentials;
 mod fs;
 pub mod grpc;

@@ -11,13 +11,12 @@ use hauberk_mesh::{IdentityName, Limits};
 use rustls::{
     NamedGroup,
     client::{
-        ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue, WebPkiServerVerifier,
-        danger::ServerCertVerifier,
+        ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue, danger::ServerCertVerifier,
     },
     pki_types::ServerName,
 };
 
-use crate::verify::ServerVerifier;
+use crate::verify::{ServerChain, ServerVerifier};
 
 /// Tickets and verifier of one endpoint. Bounded.
 pub struct EndpointSessions {
@@ -54,7 +53,7 @@ impl<T> Newest<T> {
 struct Held {
     tickets: Newest<Tls13ClientSessionValue>,
     group: Option<NamedGroup>,
-    verifier: Option<(Weak<WebPkiServerVerifier>, Arc<ServerVerifier>)>,
+    verifier: Option<(Weak<ServerChain>, Arc<ServerVerifier>)>,
 }
 
 impl EndpointSessions {
@@ -67,7 +66,7 @@ impl EndpointSessions {
     /// be the same one each time; under a new trust bundle, own certificate or peer the tickets go.
     pub(crate) fn verifier(
         &self,
-        chain: &Arc<WebPkiServerVerifier>,
+        chain: &Arc<ServerChain>,
         peer: &IdentityName,
     ) -> Arc<dyn ServerCertVerifier> {
         let mut held = self.held();

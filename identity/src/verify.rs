@@ -1,4 +1,4 @@
-//! The verifiers of both sides: rustls' own, which check the chain, and on top the identity.
+//! The verifiers of both sides: rustls' own, which check a chain that was not checked before, and on top the identity.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -16,17 +16,26 @@ use rustls::{
     },
 };
 
-use crate::{PeerFault, TrustBundle, peer::Leaf, provider::provider, server_name};
+use crate::{PeerFault, TrustBundle, chains::Chains, peer::Leaf, provider::provider, server_name};
 
 /// Checks that a server's chain leads to a root, by rustls' own verifier. Shared by all that connect.
-pub(crate) fn server_chain(trust: &TrustBundle) -> Arc<WebPkiServerVerifier> {
-    WebPkiServerVerifier::builder_with_provider(trust.anchors(), provider()).build().expect("a bundle has a root")
+#[derive(Debug)]
+pub(crate) struct ServerChain {
+    webpki: Arc<WebPkiServerVerifier>,
+    known: Chains,
+}
+
+impl ServerChain {
+    pub(crate) fn new(trust: &TrustBundle) -> Arc<Self> {
+        let webpki = WebPkiServerVerifier::builder_with_provider(trust.anchors(), provider());
+        Arc::new(Self { webpki: webpki.build().expect("a bundle has a root"), known: Chains::default() })
+    }
 }
 
 /// Accepts one server: the one that proves `expected`, whatever name the connection was opened with.
 #[derive(Debug)]
 pub(crate) struct ServerVerifier {
-    pub(crate) chain: Arc<WebPkiServerVerifier>,
+    pub(crate) chain: Arc<ServerChain>,
     pub(crate) expected: IdentityName,
 }
 
@@ -39,10 +48,12 @@ impl ServerCertVerifier for ServerVerifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        let ServerChain { webpki, known } = &*self.chain;
         let name = server_name(&self.expected);
-        let verified = self.chain.verify_server_cert(end_entity, intermediates, &name, ocsp, now)?;
+        let verify = || webpki.verify_server_cert(end_entity, intermediates, &name, ocsp, now).map(drop);
+        known.verify(end_entity, intermediates, self.expected.as_str(), now, verify)?;
         check(end_entity, &self.expected.trust_domain(), Some(&self.expected), now)?;
-        Ok(verified)
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -51,7 +62,7 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls12_signature(message, cert, dss)
+        self.chain.webpki.verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -60,11 +71,11 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, cert, dss)
+        self.chain.webpki.verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        self.chain.webpki.supported_verify_schemes()
     }
 }
 
@@ -72,6 +83,7 @@ impl ServerCertVerifier for ServerVerifier {
 #[derive(Debug)]
 pub(crate) struct ClientVerifier {
     chain: Arc<dyn ClientCertVerifier>,
+    known: Chains,
     domain: TrustDomain,
     mandatory: bool,
 }
@@ -83,7 +95,7 @@ impl ClientVerifier {
             .clear_root_hint_subjects()
             .build()
             .expect("a bundle has a root");
-        Self { chain, domain, mandatory }
+        Self { chain, known: Chains::default(), domain, mandatory }
     }
 }
 
@@ -102,9 +114,10 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        let verify = || self.chain.verify_client_cert(end_entity, intermediates, now).map(drop);
+        self.known.verify(end_entity, intermediates, "", now, verify)?;
         check(end_entity, &self.domain, None, now)?;
-        Ok(verified)
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

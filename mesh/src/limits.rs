@@ -132,9 +132,9 @@ limits! {
     pool_per_peer: usize = 16,
     /// Idle pooled connections in all. 0: none is kept.
     pool_total: usize = 256,
-    /// Session tickets kept for each endpoint: a server sends two a handshake and each is used once, so 8 cover a
-    /// burst. About 4 KB each. 0: every handshake is a full one.
-    tickets: usize = 8,
+    /// Session tickets kept for each endpoint: a handshake takes one and brings one, so they are as many as handshakes
+    /// were ever under way at once. About 4 KB each. 0: every handshake is a full one.
+    tickets: usize = 16,
     /// Open inbound connections and streams, mesh and redirected each. 2 descriptors a connection; pods often have
     /// 20,000 or more.
     inbound: usize = 8192,

@@ -13,7 +13,8 @@ use hauberk_identity::{
 use hauberk_mesh::{ALPN_HAUBERK, CloseCause, IdentityName, TrustDomain};
 use rustls::{
     HandshakeKind, NamedGroup,
-    pki_types::{CertificateDer, ServerName},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    time_provider::TimeProvider,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -152,16 +153,19 @@ async fn the_next_connection_to_an_endpoint_is_resumed_and_still_says_who_the_pe
 async fn tickets_are_used_once_and_only_so_many_are_kept() {
     let ca = ca();
     let (server, client) = (credentials(&ca, &db()), credentials(&ca, &web()));
-    let sessions = Arc::<EndpointSessions>::default();
-    for _ in 0..8 {
-        dial(&server, &client, &db(), &sessions).await.1.expect("connected");
+    let sessions = Arc::new(EndpointSessions::new(8));
+    let config = client.mesh_client(&db(), sessions.clone());
+    let giving = |tickets| {
+        let mut server = (*server.mesh_server()).clone();
+        server.send_tls13_tickets = tickets;
+        Arc::new(server)
+    };
+    for _ in 0..3 {
+        connect(giving(4), config.clone(), server_name(&db())).await.1.expect("connected");
     }
     assert!(format!("{sessions:?}").contains("tickets: 8,"), "{sessions:?}");
     // A server that gives none: each connection takes one of those that are left.
-    let config = client.mesh_client(&db(), sessions.clone());
-    let mut quiet = (*server.mesh_server()).clone();
-    quiet.send_tls13_tickets = 0;
-    let quiet = Arc::new(quiet);
+    let quiet = giving(0);
     for left in (0..8).rev() {
         let (seen, _) = connect(quiet.clone(), config.clone(), server_name(&db())).await;
         assert_eq!(seen.expect("accepted").kind, HandshakeKind::Resumed);
@@ -169,6 +173,48 @@ async fn tickets_are_used_once_and_only_so_many_are_kept() {
     }
     let (seen, _) = connect(quiet, config, server_name(&db())).await;
     assert_eq!(seen.expect("accepted").kind, HandshakeKind::Full);
+}
+
+#[tokio::test]
+async fn a_handshake_takes_a_ticket_and_brings_one() {
+    let ca = ca();
+    let (server, client) = (credentials(&ca, &db()), credentials(&ca, &web()));
+    let sessions = Arc::<EndpointSessions>::default();
+    for expected in [HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Resumed] {
+        let (at_server, _) = dial(&server, &client, &db(), &sessions).await;
+        assert_eq!(at_server.expect("accepted").kind, expected);
+        assert!(format!("{sessions:?}").contains("tickets: 1,"), "{sessions:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_chain_that_was_accepted_once_is_refused_when_it_has_ended() {
+    let ca = ca();
+    let (server, client) = (credentials(&ca, &db()), credentials(&ca, &web()));
+    let sessions = Arc::new(EndpointSessions::new(0));
+    let config = client.mesh_client(&db(), sessions);
+    for _ in 0..2 {
+        let (at_server, _) = connect(server.mesh_server(), config.clone(), server_name(&db())).await;
+        assert_eq!(at_server.expect("accepted").kind, HandshakeKind::Full);
+    }
+    let late = server.not_after().max(client.not_after()) + Duration::from_secs(2);
+    let clock = Arc::new(Clock(late));
+    let (mut late_client, mut late_server) = ((*config).clone(), (*server.mesh_server()).clone());
+    (late_client.time_provider, late_server.time_provider) = (clock.clone(), clock);
+    let (_, at_client) = connect(server.mesh_server(), Arc::new(late_client), server_name(&db())).await;
+    assert_eq!(close_cause(&at_client.expect_err("the server's has ended")), CloseCause::CertificateExpired);
+    let (at_server, _) = connect(Arc::new(late_server), config, server_name(&db())).await;
+    assert_eq!(close_cause(&at_server.expect_err("the client's has ended")), CloseCause::CertificateExpired);
+}
+
+/// A clock that stands.
+#[derive(Debug)]
+struct Clock(SystemTime);
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(self.0.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970")))
+    }
 }
 
 #[tokio::test]
@@ -217,7 +263,7 @@ async fn a_resumed_connection_to_another_identity_is_refused() {
     let (server, client) = (credentials(&ca, &db()), credentials(&ca, &web()));
     let sessions = Arc::<EndpointSessions>::default();
     dial(&server, &client, &db(), &sessions).await.1.expect("connected");
-    assert!(format!("{sessions:?}").contains("tickets: 2,"), "{sessions:?}");
+    assert!(format!("{sessions:?}").contains("tickets: 1,"), "{sessions:?}");
     // The pod's address is another's now: what was kept of the old one does not help.
     let (_, at_client) = dial(&server, &client, &identity("db", "bank"), &sessions).await;
     assert_eq!(close_cause(&at_client.expect_err("another")), CloseCause::IdentityMismatch);
