@@ -10,9 +10,7 @@ use std::{
 use hauberk_mesh::{IdentityName, Limits};
 use rustls::{
     NamedGroup,
-    client::{
-        ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue, danger::ServerCertVerifier,
-    },
+    client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue, danger::ServerCertVerifier},
     pki_types::ServerName,
 };
 
@@ -64,11 +62,7 @@ impl EndpointSessions {
 
     /// The verifier for `peer` under `chain`. A ticket resumes only under the very verifier that made it, so it has to
     /// be the same one each time; under a new trust bundle, own certificate or peer the tickets go.
-    pub(crate) fn verifier(
-        &self,
-        chain: &Arc<ServerChain>,
-        peer: &IdentityName,
-    ) -> Arc<dyn ServerCertVerifier> {
+    pub(crate) fn verifier(&self, chain: &Arc<ServerChain>, peer: &IdentityName) -> Arc<dyn ServerCertVerifier> {
         let mut held = self.held();
         if let Some((made_for, verifier)) = &held.verifier
             && Weak::ptr_eq(made_for, &Arc::downgrade(chain))

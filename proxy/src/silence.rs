@@ -4,11 +4,7 @@
 //! for so long, though it answers every probe. So it is set only while the kernel says that it asks in vain, and taken away
 //! as soon as somebody answers. Without it the kernel gives up after a quarter of an hour.
 
-use std::{
-    pin::Pin,
-    task::Context,
-    time::Duration,
-};
+use std::{pin::Pin, task::Context, time::Duration};
 
 use nix::{
     getsockopt_impl, libc,
