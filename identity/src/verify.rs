@@ -50,9 +50,11 @@ impl ServerCertVerifier for ServerVerifier {
     ) -> Result<ServerCertVerified, Error> {
         let ServerChain { webpki, known } = &*self.chain;
         let name = server_name(&self.expected);
-        let verify = || webpki.verify_server_cert(end_entity, intermediates, &name, ocsp, now).map(drop);
+        let verify = || {
+            webpki.verify_server_cert(end_entity, intermediates, &name, ocsp, now)?;
+            check(end_entity, &self.expected.trust_domain(), Some(&self.expected), now)
+        };
         known.verify(end_entity, intermediates, self.expected.as_str(), now, verify)?;
-        check(end_entity, &self.expected.trust_domain(), Some(&self.expected), now)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -114,9 +116,12 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verify = || self.chain.verify_client_cert(end_entity, intermediates, now).map(drop);
+        let verify = || {
+            self.chain.verify_client_cert(end_entity, intermediates, now)?;
+            check(end_entity, &self.domain, None, now)
+        };
+        // Any name of our trust domain will do.
         self.known.verify(end_entity, intermediates, "", now, verify)?;
-        check(end_entity, &self.domain, None, now)?;
         Ok(ClientCertVerified::assertion())
     }
 

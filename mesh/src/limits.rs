@@ -111,8 +111,9 @@ macro_rules! limits {
 limits! {
     /// First answer of discovery for an address.
     discovery: Duration = Duration::from_secs(3),
-    /// TCP connect, to an endpoint or to the application.
-    connect: Duration = Duration::from_secs(1),
+    /// TCP connect, to an endpoint or to the application: the kernel says a lost first packet again after 1 s, newer ones
+    /// again after 2 s. Shorter than `open`, so that the peer's proxy can still say what came of it.
+    connect: Duration = Duration::from_millis(2500),
     /// TLS handshake.
     handshake: Duration = Duration::from_secs(3),
     /// An address inside the cluster that nobody knows: once per address.
@@ -168,7 +169,7 @@ mod tests {
         assert_eq!(limits.to_text(), "connect=1500ms,pool_total=7");
         assert_eq!(Limits::parse(&limits.to_text()), Ok(limits));
         assert_eq!(Limits::default().to_text(), "");
-        assert!(Limits::default().entries().contains(&("connect", "1s".to_owned())));
+        assert!(Limits::default().entries().contains(&("connect", "2500ms".to_owned())));
         let without = Limits::parse("pool_total=0,tickets=0").expect("a proxy can do without");
         assert_eq!((without.pool_total, without.tickets), (0, 0));
     }

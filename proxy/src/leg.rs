@@ -82,8 +82,9 @@ pub(crate) trait Leg {
     /// Reads application bytes into `buf`, or the end of the peer's direction.
     fn poll_recv(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<Received, LegError>>;
 
-    /// Takes the first bytes of `buf`. What it did not take must be offered again, unchanged, before anything else.
-    fn poll_send(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize, LegError>>;
+    /// Takes the first bytes of `buf`. What it did not take must be offered again, unchanged, before anything else. `last`:
+    /// our direction ends behind them, and `poll_end` comes next in any case; a leg that can sends the end with them.
+    fn poll_send(&mut self, cx: &mut Context<'_>, buf: &[u8], last: bool) -> Poll<Result<usize, LegError>>;
 
     /// Hands what was taken to the kernel.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LegError>>;
@@ -149,7 +150,7 @@ impl<T: Carrier> Leg for ByteLeg<T> {
         }))
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize, LegError>> {
+    fn poll_send(&mut self, cx: &mut Context<'_>, buf: &[u8], _: bool) -> Poll<Result<usize, LegError>> {
         Pin::new(&mut self.io).poll_write(cx, buf).map_err(LegError::from)
     }
 

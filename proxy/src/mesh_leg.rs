@@ -53,12 +53,17 @@ impl Writing {
         (self.head, self.head_sent, self.promised) = (head, 0, promised);
     }
 
+    fn begin_end(&mut self) {
+        self.begin(wire::END, 0);
+        self.ending = true;
+    }
+
     fn between_frames(&self) -> bool {
         self.head_sent == HEADER_LEN && self.promised == 0
     }
 
     /// Notes that `sent` bytes went out: of the frame under way, then of full frames made of `rest` bytes. How many of
-    /// them were payload.
+    /// them were payload. Behind all those there was END.
     fn advance(&mut self, mut sent: usize, mut rest: usize) -> usize {
         let mut payload = 0;
         loop {
@@ -72,7 +77,10 @@ impl Writing {
                 return payload;
             }
             let next = rest.min(wire::MAX_DATA_SENT);
-            self.begin(wire::data_header(next), next);
+            match next {
+                0 => self.begin_end(),
+                _ => self.begin(wire::data_header(next), next),
+            }
             rest -= next;
         }
     }
@@ -213,23 +221,30 @@ impl<T: Carrier> MeshLeg<T> {
     }
 
     /// Hands the rest of the frame under way to TLS, and as many further DATA frames of `payload` as go into one write.
-    /// How many bytes of `payload` were taken.
-    fn poll_frames(&mut self, cx: &mut Context<'_>, payload: &[u8]) -> Poll<Result<usize, LegError>> {
+    /// How many bytes of `payload` were taken. `last`: END is handed over too, if all of `payload` was.
+    fn poll_frames(&mut self, cx: &mut Context<'_>, payload: &[u8], last: bool) -> Poll<Result<usize, LegError>> {
         let now = self.writing.promised.min(payload.len());
         let (current, rest) = payload.split_at(now);
         let parts = rest.chunks(wire::MAX_DATA_SENT).take(FRAMES_PER_WRITE - 1);
         let heads: [_; FRAMES_PER_WRITE - 1] =
             std::array::from_fn(|i| parts.clone().nth(i).map_or([0; HEADER_LEN], |part| wire::data_header(part.len())));
-        let mut slices = [IoSlice::new(&[]); 2 * FRAMES_PER_WRITE];
+        let mut slices = [IoSlice::new(&[]); 2 * FRAMES_PER_WRITE + 1];
         slices[0] = IoSlice::new(&self.writing.head[self.writing.head_sent..]);
         slices[1] = IoSlice::new(current);
         // More frames only behind a whole one.
         let more = if now == self.writing.promised { parts.len() } else { 0 };
+        let mut left = rest.len();
         for (i, part) in parts.enumerate().take(more) {
             slices[2 + 2 * i] = IoSlice::new(&heads[i]);
             slices[3 + 2 * i] = IoSlice::new(part);
+            left -= part.len();
         }
-        let sent = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..2 + 2 * more]))?;
+        let mut used = 2 + 2 * more;
+        if last && now == self.writing.promised && left == 0 {
+            slices[used] = IoSlice::new(&wire::END);
+            used += 1;
+        }
+        let sent = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..used]))?;
         Poll::Ready(Ok(self.writing.advance(sent, rest.len())))
     }
 }
@@ -258,13 +273,13 @@ impl<T: Carrier> Leg for MeshLeg<T> {
         })
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize, LegError>> {
+    fn poll_send(&mut self, cx: &mut Context<'_>, buf: &[u8], last: bool) -> Poll<Result<usize, LegError>> {
         if self.writing.between_frames() {
             let promised = buf.len().min(wire::MAX_DATA_SENT);
             self.writing.begin(wire::data_header(promised), promised);
         }
         loop {
-            match ready!(self.poll_frames(cx, buf))? {
+            match ready!(self.poll_frames(cx, buf, last))? {
                 0 => {}
                 sent => return Poll::Ready(Ok(sent)),
             }
@@ -277,11 +292,10 @@ impl<T: Carrier> Leg for MeshLeg<T> {
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LegError>> {
         if !self.writing.ending {
-            self.writing.begin(wire::END, 0);
-            self.writing.ending = true;
+            self.writing.begin_end();
         }
         while !self.writing.between_frames() {
-            ready!(self.poll_frames(cx, &[]))?;
+            ready!(self.poll_frames(cx, &[], false))?;
         }
         self.poll_flush(cx)
     }
@@ -318,11 +332,45 @@ impl<T: Carrier> Leg for MeshLeg<T> {
 mod tests {
     use super::*;
     use crate::wire::{OPENED, Open};
-    use tokio::io::{DuplexStream, duplex};
+    use std::io;
 
-    type Duplex = MeshLeg<DuplexStream>;
+    use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex};
 
-    impl Carrier for DuplexStream {
+    type Duplex = MeshLeg<Gathering>;
+
+    /// A pipe of a size, which takes what several slices hold in one write, as TLS does.
+    struct Gathering(DuplexStream, usize);
+
+    impl AsyncRead for Gathering {
+        fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Gathering {
+        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+        }
+
+        fn poll_write_vectored(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bufs: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let all: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).take(self.1).collect();
+            self.poll_write(cx, &all)
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.get_mut().0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+        }
+    }
+
+    impl Carrier for Gathering {
         fn tcp(&self) -> &TcpStream {
             unreachable!("nobody asks a pipe for it")
         }
@@ -331,7 +379,8 @@ mod tests {
     /// Two ends with an open stream between them, over a pipe of `size` bytes.
     async fn open(size: usize) -> (Duplex, Duplex) {
         let (client, server) = duplex(size);
-        let (mut client, mut server) = (MeshLeg::client(client), MeshLeg::server(server));
+        let mut client = MeshLeg::client(Gathering(client, size));
+        let mut server = MeshLeg::server(Gathering(server, size));
         let asked = Open::bytes(80).expect("a port").encode();
         let (sent, got) = tokio::join!(client.send_control(&asked), poll_fn(|cx| server.poll_control(cx)));
         sent.expect("there is room");
@@ -344,7 +393,7 @@ mod tests {
 
     async fn send(leg: &mut Duplex, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let taken = poll_fn(|cx| leg.poll_send(cx, bytes)).await.expect("the peer is there");
+            let taken = poll_fn(|cx| leg.poll_send(cx, bytes, false)).await.expect("the peer is there");
             bytes = &bytes[taken..];
         }
         poll_fn(|cx| leg.poll_flush(cx)).await.expect("the peer is there");
@@ -362,6 +411,29 @@ mod tests {
                 Received::Data(count) => all.extend_from_slice(&buf[..count]),
                 Received::End => return Ok(all),
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_goes_with_the_last_bytes_and_only_behind_all_of_them() {
+        // Pipes that take everything at once, a byte at a time, and anything between.
+        for size in [1, 3, 4, 5, 7, 64, 100_000, 1_000_000] {
+            let (mut client, mut server) = open(size).await;
+            let bytes: Vec<u8> = (0..3 * wire::MAX_DATA_SENT + 5).map(|i| i as u8).collect();
+            let sending = async {
+                let mut rest = &bytes[..];
+                while !rest.is_empty() {
+                    let taken = poll_fn(|cx| client.poll_send(cx, rest, true)).await.expect("the peer is there");
+                    rest = &rest[taken..];
+                }
+                let with_them = client.writing.ending;
+                end(&mut client).await;
+                with_them
+            };
+            let (with_them, got) = tokio::join!(sending, receive(&mut server, 70_000));
+            assert!(got.expect("whole") == bytes, "over {size} bytes");
+            assert!(with_them || size <= bytes.len(), "where there is room, the end goes with the last of them");
+            assert!(client.writing.between_frames() && server.reading.ended());
         }
     }
 

@@ -18,6 +18,8 @@ use crate::{
 
 /// Read at once: four full TLS records. What a direction holds for a slow receiver is never more than this.
 const CHUNK: usize = 64 * 1024;
+/// So few bytes are looked behind before they are passed on.
+const FEW: usize = CHUNK / 4;
 /// Reads of one direction before others get their turn.
 const TURNS: usize = 4;
 
@@ -146,6 +148,8 @@ struct Pipe {
     /// Something was sent since the relay has noticed last.
     sent: bool,
     phase: Phase,
+    /// What broke the sender, behind bytes that go out before it is told.
+    broken: Option<LegError>,
 }
 
 impl Pipe {
@@ -157,7 +161,7 @@ impl Pipe {
         };
         let pending = if prelude.passed_on { Vec::new() } else { prelude.bytes };
         // What was said before has been sent just now, by whoever opened the way.
-        Self { unflushed: !pending.is_empty(), pending, taken: 0, sent: true, phase }
+        Self { unflushed: !pending.is_empty(), pending, taken: 0, sent: true, phase, broken: None }
     }
 
     /// Whether the sender of `other` may send no more, and still gets what flows here: it can only break.
@@ -183,9 +187,13 @@ impl Pipe {
                     self.phase = Phase::Ended;
                 }
                 Phase::Flowing => ready!(SCRATCH.with_borrow_mut(|scratch| {
-                    match ready!(from.poll_recv(cx, scratch)).map_err(|error| (Side::From, error))? {
-                        Received::End => self.phase = Phase::Ending,
-                        Received::Data(count) => {
+                    let received = match self.broken.take() {
+                        Some(error) => Err(error),
+                        None => ready!(self.poll_gather(cx, from, scratch)),
+                    };
+                    match received.map_err(|error| (Side::From, error))? {
+                        0 => self.phase = Phase::Ending,
+                        count => {
                             seen(&scratch[..count]);
                             self.send(cx, to, &scratch[..count]).map_err(|error| (Side::To, error))?;
                         }
@@ -198,6 +206,30 @@ impl Pipe {
         Poll::Pending
     }
 
+    /// Receives what has come, to the front of `scratch`; how much, 0 for the end. An end, or a break, that has come right
+    /// behind a few bytes is noted: servers often say their last words and close, and the end can go with them.
+    fn poll_gather(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut impl Leg,
+        scratch: &mut [u8],
+    ) -> Poll<Result<usize, LegError>> {
+        let mut count = match ready!(from.poll_recv(cx, scratch))? {
+            Received::End => return Poll::Ready(Ok(0)),
+            Received::Data(count) => count,
+        };
+        // Asks the kernel nothing unless something has come: a short read has told that there was no more.
+        if count <= FEW {
+            match from.poll_recv(cx, &mut scratch[count..]) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(Received::Data(more))) => count += more,
+                Poll::Ready(Ok(Received::End)) => self.phase = Phase::Ending,
+                Poll::Ready(Err(error)) => self.broken = Some(error),
+            }
+        }
+        Poll::Ready(Ok(count))
+    }
+
     /// Passes on what a leg said before it broke. Ready when there is no more, or nobody to hear it.
     fn poll_rest(
         &mut self,
@@ -207,7 +239,7 @@ impl Pipe {
         mut seen: impl FnMut(&[u8]),
     ) -> Poll<()> {
         for _ in 0..TURNS {
-            if ready!(self.poll_drain(cx, to)).is_err() || self.phase != Phase::Flowing {
+            if ready!(self.poll_drain(cx, to)).is_err() || self.phase != Phase::Flowing || self.broken.is_some() {
                 return Poll::Ready(());
             }
             let passed_on = ready!(SCRATCH.with_borrow_mut(|scratch| {
@@ -229,7 +261,7 @@ impl Pipe {
         self.unflushed = true;
         self.sent = true;
         while !bytes.is_empty() {
-            match to.poll_send(cx, bytes) {
+            match to.poll_send(cx, bytes, self.phase == Phase::Ending) {
                 Poll::Ready(taken) => bytes = &bytes[taken?..],
                 Poll::Pending => {
                     self.pending = bytes.to_vec();
@@ -243,7 +275,7 @@ impl Pipe {
 
     fn poll_drain(&mut self, cx: &mut Context<'_>, to: &mut impl Leg) -> Poll<Result<(), LegError>> {
         while self.taken < self.pending.len() {
-            self.taken += ready!(to.poll_send(cx, &self.pending[self.taken..]))?;
+            self.taken += ready!(to.poll_send(cx, &self.pending[self.taken..], self.phase == Phase::Ending))?;
         }
         self.pending = Vec::new();
         self.taken = 0;
