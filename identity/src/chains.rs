@@ -14,7 +14,7 @@ use rustls::{
 };
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// Peers that are remembered; 100 bytes each. Only who was verified gets in.
+/// Peers that are remembered; 100 bytes each. Only chains that lead to a root get in.
 const MOST: usize = 4096;
 
 type Digest = [u8; 32];

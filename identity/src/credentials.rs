@@ -192,7 +192,7 @@ impl Credentials {
         peer::check(chain, &self.name().trust_domain(), expected, now)
     }
 
-    /// For gRPC: HTTP/2, no resumption (few connections, each verified in full).
+    /// For gRPC: HTTP/2, no resumption (few connections).
     pub(crate) fn grpc_server(&self, mandatory: bool) -> Result<ServerConfig, rustls::Error> {
         let verifier = ClientVerifier::new(&self.trust, self.name().trust_domain(), mandatory);
         let mut config = server(&self.own.certified, Arc::new(verifier))?;

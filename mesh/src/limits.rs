@@ -156,7 +156,7 @@ limits! {
     /// Closed connections that `/connections` still shows. About 500 bytes each.
     recent: usize = 1000,
     /// How often the socket tables are sampled for what bypasses the proxy.
-    bypass_sample: Duration = Duration::from_secs(5),
+    bypass_sample: Duration = Duration::from_secs(15),
 }
 
 #[cfg(test)]

@@ -116,7 +116,11 @@ impl Sampler {
     /// an error, the next sample counts what this one would have.
     pub fn sample(&mut self) -> Result<Vec<Bypassed>, SampleError> {
         let mut round = Round::new(&self.rules, &self.seen);
-        read(TCP, true, |table| round.tcp(table))?;
+        // The kernel walks the connections of the whole machine for each of these. Where no rule skips anything, only
+        // link-local ones pass, which are IPv6.
+        if skips(&self.rules) {
+            read(TCP, true, |table| round.tcp(table))?;
+        }
         read(TCP6, false, |table| round.tcp(table))?;
         let mut now = Datagrams::default();
         read(SNMP, true, |table| now.snmp(table))?;
@@ -133,6 +137,10 @@ impl Sampler {
     pub fn untracked(&self) -> u64 {
         self.untracked
     }
+}
+
+fn skips(rules: &Redirection) -> bool {
+    !(rules.skip_inbound_ports.is_empty() && rules.skip_outbound_ports.is_empty() && rules.skip_subnets.is_empty())
 }
 
 /// One look at the TCP tables.

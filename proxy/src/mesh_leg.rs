@@ -17,6 +17,7 @@ use tokio::{
 
 use crate::{
     leg::{Carrier, FRAMES_PER_WRITE, Leg, LegError, Received},
+    socket,
     wire::{self, Event, HEADER_LEN, ReadState},
 };
 
@@ -317,14 +318,15 @@ impl<T: Carrier> Leg for MeshLeg<T> {
     }
 
     fn reset(&mut self) {
-        if self.writing.between_frames() {
-            let mut cx = Context::from_waker(Waker::noop());
-            let io = Pin::new(&mut self.io);
-            // Where there is no room for it, the end of the connection without END says the same.
-            if let Poll::Ready(Ok(_)) = io.poll_write(&mut cx, &wire::RESET) {
-                let _ = Pin::new(&mut self.io).poll_flush(&mut cx);
-            }
+        let mut cx = Context::from_waker(Waker::noop());
+        if self.writing.between_frames()
+            && let Poll::Ready(Ok(_)) = Pin::new(&mut self.io).poll_write(&mut cx, &wire::RESET)
+            && let Poll::Ready(Ok(())) = Pin::new(&mut self.io).poll_flush(&mut cx)
+        {
+            return;
         }
+        // There is no room for it: a peer that takes nothing now would hear of the end only when it does.
+        socket::arm_reset(self.io.tcp());
     }
 }
 

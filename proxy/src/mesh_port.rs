@@ -52,7 +52,8 @@ const EVICTED: Rejected = Rejected(CloseCause::LimitReached, ClosedBy::Proxy);
 /// has opened a stream.
 pub(crate) async fn serve(proxy: &Proxy, tcp: TcpStream, client: SocketAddr, handshaking: Place) {
     let local = tcp.local_addr().unwrap_or(client);
-    let shaken = handshaking.unless_evicted(handshake(proxy, tcp, client, local)).await;
+    // A handshake is large, and gone before the first stream begins.
+    let shaken = handshaking.unless_evicted(Box::pin(handshake(proxy, tcp, client, local))).await;
     match shaken.unwrap_or(Err(EVICTED)) {
         Ok((tls, session)) if session.details.protocol.as_bytes() == ALPN_LINKERD => {
             linkerd(proxy, tls, session, handshaking).await;
@@ -215,7 +216,8 @@ async fn stream(proxy: &Proxy, leg: &mut MeshLeg<MeshStream>, session: &Session,
         }
     };
     settle(&mut record, session);
-    if let Err(error) = leg.send_control(&wire::OPENED).await {
+    let told = timeout(proxy.spec.limits.open, leg.send_control(&wire::OPENED)).await;
+    if let Err(error) = told.unwrap_or(Err(LegError::TimedOut)) {
         socket::arm_reset(&app);
         record.close(error.cause(), ClosedBy::Client);
         return false;

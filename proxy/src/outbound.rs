@@ -70,7 +70,8 @@ pub(crate) async fn serve(proxy: &Proxy, tcp: TcpStream, addr: SocketAddr) {
     let record = proxy.track(Direction::Outbound, addr, target);
     let mut client = Client { tcp, target, prelude: Prelude::default(), record };
     let own = addr.ip().to_canonical() == target.ip().to_canonical();
-    match connect(proxy, &mut client, own).await {
+    // What it takes to get there is large, and gone before the relay begins.
+    match Box::pin(connect(proxy, &mut client, own)).await {
         Ok((server, _load)) => relay_to(proxy, client, server).await,
         Err(failure) => {
             socket::arm_reset(&client.tcp);

@@ -7,9 +7,11 @@ use std::{
     cell::RefCell,
     future::poll_fn,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use hauberk_mesh::{CloseCause, ClosedBy};
+use tokio::time::timeout;
 
 use crate::{
     leg::{Leg, LegError, Received},
@@ -20,6 +22,8 @@ use crate::{
 const CHUNK: usize = 64 * 1024;
 /// So few bytes are looked behind before they are passed on.
 const FEW: usize = CHUNK / 4;
+/// What was said by somebody who broke is passed on for so long.
+const LAST_WORDS: Duration = Duration::from_secs(30);
 /// Reads of one direction before others get their turn.
 const TURNS: usize = 4;
 
@@ -76,10 +80,14 @@ pub(crate) async fn relay(
                 Side::From => (ClosedBy::Server, side, error),
                 Side::To => (ClosedBy::Client, side, error),
             })?;
-        if std::mem::take(&mut up.sent) | std::mem::take(&mut down.sent) {
+        if std::mem::take(&mut up.sent) | std::mem::take(&mut down.sent) | up.waits() | down.waits() {
             watch.sent();
         }
-        watch.poll(cx, [client.tcp(), server.tcp()]);
+        // Who is not read, because nobody takes what it said, cannot be heard to break.
+        if let Some((which, error)) = watch.poll(cx, [client.tcp(), server.tcp()], [up.waits(), down.waits()]) {
+            let by = if which == 0 { ClosedBy::Client } else { ClosedBy::Server };
+            return Poll::Ready(Err((by, Side::From, error.into())));
+        }
         // Who ends first closes the connection; the other side only agrees.
         first = first.or(match (up.phase != Phase::Flowing, down.phase != Phase::Flowing) {
             (true, _) => Some(ClosedBy::Client),
@@ -104,6 +112,7 @@ pub(crate) async fn relay(
     .await;
     match result {
         Ok(()) => {
+            watch.end([client.tcp(), server.tcp()]);
             client.ended();
             server.ended();
             Ended { cause: CloseCause::Clean, by: first.unwrap_or(ClosedBy::Client), error: None }
@@ -111,12 +120,16 @@ pub(crate) async fn relay(
         Err((by, side, error)) => {
             // Who takes no more may have spoken before, as servers do that refuse an upload: over TCP such words arrive.
             if let (Side::To, LegError::Reset) = (side, &error) {
-                match by {
-                    ClosedBy::Client => {
-                        poll_fn(|cx| up.poll_rest(cx, client, server, |bytes| observer.to_server(bytes))).await;
+                let rest = async {
+                    match by {
+                        ClosedBy::Client => {
+                            poll_fn(|cx| up.poll_rest(cx, client, server, |bytes| observer.to_server(bytes))).await;
+                        }
+                        _ => poll_fn(|cx| down.poll_rest(cx, server, client, |bytes| observer.to_client(bytes))).await,
                     }
-                    _ => poll_fn(|cx| down.poll_rest(cx, server, client, |bytes| observer.to_client(bytes))).await,
-                }
+                };
+                // Somebody who does not listen for so long hears of the reset instead.
+                let _ = Box::pin(timeout(LAST_WORDS, rest)).await;
             }
             // The leg that failed gets no answer: there is nobody, or somebody who broke the protocol.
             match by {
@@ -164,9 +177,16 @@ impl Pipe {
         Self { unflushed: !pending.is_empty(), pending, taken: 0, sent: true, phase, broken: None }
     }
 
-    /// Whether the sender of `other` may send no more, and still gets what flows here: it can only break.
+    /// Whether the receiver has yet to take something, of the leg's own too.
+    fn waits(&self) -> bool {
+        self.unflushed || !self.pending.is_empty()
+    }
+
+    /// Whether the sender of `other` has said all, and still gets what flows here: it can only break. Once our own end is
+    /// all that is left it may be on its way already, and a peer's next stream may follow.
     fn outlives(&self, other: &Self) -> bool {
-        other.phase != Phase::Flowing && self.phase != Phase::Ended
+        let flows = self.phase == Phase::Flowing || (self.phase == Phase::Ending && !self.pending.is_empty());
+        other.phase != Phase::Flowing && !other.waits() && flows
     }
 
     /// Ready once the direction has ended and its end was passed on.
@@ -230,7 +250,7 @@ impl Pipe {
         Poll::Ready(Ok(count))
     }
 
-    /// Passes on what a leg said before it broke. Ready when there is no more, or nobody to hear it.
+    /// Passes on what a leg said before it broke, and no end: it has broken. Ready when there is no more, or nobody to hear it.
     fn poll_rest(
         &mut self,
         cx: &mut Context<'_>,
@@ -238,6 +258,9 @@ impl Pipe {
         to: &mut impl Leg,
         mut seen: impl FnMut(&[u8]),
     ) -> Poll<()> {
+        if self.phase == Phase::Ending {
+            self.phase = Phase::Flowing;
+        }
         for _ in 0..TURNS {
             if ready!(self.poll_drain(cx, to)).is_err() || self.phase != Phase::Flowing || self.broken.is_some() {
                 return Poll::Ready(());
@@ -284,5 +307,36 @@ impl Pipe {
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::leg::ByteLeg;
+
+    struct Nobody;
+
+    impl Observer for Nobody {
+        fn to_server(&mut self, _: &[u8]) {}
+        fn to_client(&mut self, _: &[u8]) {}
+    }
+
+    async fn connection() -> (ByteLeg<TcpStream>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let addr = listener.local_addr().expect("it listens");
+        let (accepted, connected) = tokio::join!(listener.accept(), TcpStream::connect(addr));
+        (ByteLeg::new(accepted.expect("accepted").0), connected.expect("connected"))
+    }
+
+    /// Every open connection holds one.
+    #[tokio::test]
+    async fn a_relay_is_small() {
+        let ((mut client, _), (mut server, _)) = (connection().await, connection().await);
+        let mut nobody = Nobody;
+        let relay = relay(&mut client, &mut server, &mut nobody, Prelude::default());
+        assert!(size_of_val(&relay) <= 512, "{} bytes", size_of_val(&relay));
     }
 }

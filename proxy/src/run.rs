@@ -28,7 +28,7 @@ use crate::{
     probes::Probes,
     proxy::Proxy,
     secure::RecordLayer,
-    socket::{self, Peer},
+    socket::{self, OtherEnd},
 };
 
 /// Why the proxy cannot start.
@@ -173,8 +173,8 @@ fn bind(tls: TlsMode) -> Result<Listeners, RunError> {
         if role == Role::Mesh && tls == TlsMode::Disabled {
             continue;
         }
-        let peer = if role == Role::Outbound { Peer::InPod } else { Peer::Elsewhere };
-        let bound = bind_families(ips, port, |addr| socket::listen_tuned(addr, peer, role != Role::Mesh))?;
+        let end = if role == Role::Outbound { OtherEnd::InPod } else { OtherEnd::Elsewhere };
+        let bound = bind_families(ips, port, |addr| socket::listen_tuned(addr, end, role != Role::Mesh))?;
         listeners.serving.extend(bound.into_iter().map(|listener| (listener, role)));
     }
     for (ips, port, audience) in [(any, ADMIN_PORT, Audience::Everyone), (local, LOCAL_ADMIN_PORT, Audience::Local)] {

@@ -4,7 +4,7 @@
 //! for so long, though it answers every probe. So it is set only while the kernel says that it asks in vain, and taken away
 //! as soon as somebody answers. Without it the kernel gives up after a quarter of an hour.
 
-use std::{pin::Pin, task::Context, time::Duration};
+use std::{io, pin::Pin, task::Context, time::Duration};
 
 use nix::{
     getsockopt_impl, libc,
@@ -63,6 +63,9 @@ pub(crate) struct Watch {
     timer: Option<Pin<Box<Sleep>>>,
     /// Something was sent since the last look.
     sent: bool,
+    /// There was nothing to be acknowledged at the last look. One is not enough: between the answer that closes a window
+    /// and the first probe of it the kernel has nothing to say.
+    quiet: bool,
     bounded: [bool; 2],
 }
 
@@ -75,15 +78,38 @@ impl Watch {
         }
     }
 
-    /// Looks when it is time to. To be called whenever the relay is polled.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, connections: [&TcpStream; 2]) {
+    /// Looks when it is time to. To be called whenever the relay is polled. `unread`: nobody reads from this one now. If
+    /// such a one is found to be broken, which of the two it is, and how.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        connections: [&TcpStream; 2],
+        unread: [bool; 2],
+    ) -> Option<(usize, io::Error)> {
         while let Some(timer) = &mut self.timer
             && timer.as_mut().poll(cx).is_ready()
         {
             timer.as_mut().reset(Instant::now() + LOOK);
             let sent = std::mem::take(&mut self.sent);
-            if self.look(connections) && !sent {
+            let quiet = self.look(connections) && !sent;
+            if std::mem::replace(&mut self.quiet, quiet) && quiet {
                 self.timer = None;
+            }
+            for which in (0..connections.len()).filter(|which| unread[*which]) {
+                if let Ok(Some(error)) = connections[which].take_error() {
+                    return Some((which, error));
+                }
+            }
+        }
+        None
+    }
+
+    /// The relay has ended: one of the connections may serve another.
+    pub(crate) fn end(&mut self, connections: [&TcpStream; 2]) {
+        for (tcp, bounded) in connections.into_iter().zip(&mut self.bounded) {
+            if std::mem::take(bounded) {
+                // Fails only on a socket that is gone already.
+                let _ = SockRef::from(tcp).set_tcp_user_timeout(None);
             }
         }
     }
@@ -130,5 +156,9 @@ mod tests {
         let mut watch = Watch { bounded: [true, false], ..Watch::default() };
         assert!(watch.look([&connected, &accepted]), "nothing is to be acknowledged");
         assert_eq!(watch.bounded, [false, false], "who answers again has no bound any more");
+        SockRef::from(&accepted).set_tcp_user_timeout(Some(BOUND)).expect("open");
+        watch.bounded = [false, true];
+        watch.end([&connected, &accepted]);
+        assert_eq!(SockRef::from(&accepted).tcp_user_timeout().expect("open"), None, "the next stream finds none");
     }
 }

@@ -47,7 +47,7 @@ pub(crate) enum Route {
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Peer {
+pub(crate) enum OtherEnd {
     /// An application of this pod.
     InPod,
     /// Somebody whose node may go without a word.
@@ -152,15 +152,15 @@ fn unconnected(addr: SocketAddr, route: Route) -> io::Result<TcpSocket> {
     if route == Route::Loopback {
         socket.bind_device(Some(b"lo"))?;
     }
-    tune(SockRef::from(&socket), if route == Route::Any { Peer::Elsewhere } else { Peer::InPod })?;
+    tune(SockRef::from(&socket), if route == Route::Any { OtherEnd::Elsewhere } else { OtherEnd::InPod })?;
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
 /// The options of every connection: no delay, and keepalive as a bound on silence. That on what is not acknowledged is
 /// [`crate::silence`]'s.
-fn tune(socket: SockRef<'_>, peer: Peer) -> io::Result<()> {
+fn tune(socket: SockRef<'_>, end: OtherEnd) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    let retries = if peer == Peer::InPod { PROBES_IN_POD } else { PROBES };
+    let retries = if end == OtherEnd::InPod { PROBES_IN_POD } else { PROBES };
     socket.set_tcp_keepalive(&keepalive().with_interval(KEEPALIVE_AGAIN).with_retries(retries))
 }
 
@@ -178,13 +178,13 @@ pub(crate) fn spread_probes(stream: &TcpStream) {
 
 /// A listener whose connections are made for the data path, by options that they inherit from it. `armed`: they are those
 /// of applications, which a proxy that dies resets ([`arm_reset`]).
-pub(crate) fn listen_tuned(addr: SocketAddr, peer: Peer, armed: bool) -> io::Result<TcpListener> {
+pub(crate) fn listen_tuned(addr: SocketAddr, end: OtherEnd, armed: bool) -> io::Result<TcpListener> {
     let listener = listen(addr)?;
     let socket = SockRef::from(&listener);
     if armed {
         socket.set_linger(Some(Duration::ZERO))?;
     }
-    tune(socket, peer)?;
+    tune(socket, end)?;
     Ok(listener)
 }
 
@@ -245,11 +245,12 @@ mod tests {
 
     #[tokio::test]
     async fn accepted_connections_inherit_what_their_listener_was_told() {
-        let (zero, pod, elsewhere) = (Some(Duration::ZERO), (Peer::InPod, PROBES_IN_POD), (Peer::Elsewhere, PROBES));
-        for (armed, linger, (peer, probes)) in [(true, zero, pod), (true, zero, elsewhere), (false, None, elsewhere)] {
-            let listener = listen_tuned("127.0.0.1:0".parse().expect("an address"), peer, armed).expect("a free port");
+        let (zero, pod, elsewhere) =
+            (Some(Duration::ZERO), (OtherEnd::InPod, PROBES_IN_POD), (OtherEnd::Elsewhere, PROBES));
+        for (armed, linger, (end, probes)) in [(true, zero, pod), (true, zero, elsewhere), (false, None, elsewhere)] {
+            let listener = listen_tuned("127.0.0.1:0".parse().expect("an address"), end, armed).expect("a free port");
             let addr = listener.local_addr().expect("it listens");
-            let route = if peer == Peer::InPod { Route::Own } else { Route::Any };
+            let route = if end == OtherEnd::InPod { Route::Own } else { Route::Any };
             let (accepted, client) = tokio::join!(listener.accept(), connect(addr, route, KEEPALIVE));
             let (accepted, client) = (accepted.expect("accepted").0, client.expect("connected"));
             let told = |stream: &TcpStream| {
@@ -272,7 +273,7 @@ mod tests {
     #[tokio::test]
     async fn accepted_connections_are_not_all_probed_in_the_same_second() {
         let any = "127.0.0.1:0".parse().expect("an address");
-        let listener = listen_tuned(any, Peer::Elsewhere, true).expect("a free port");
+        let listener = listen_tuned(any, OtherEnd::Elsewhere, true).expect("a free port");
         let addr = listener.local_addr().expect("it listens");
         let mut seconds = BTreeSet::new();
         for _ in 0..4 * SPREAD {

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     common::{LIMIT, Server, dial, pair},
     scene::PORT,
-    streams::{End, Port, last_outbound, metric, only, pass, pattern, rest},
+    streams::{End, Port, fill, last_outbound, metric, only, pass, pattern, rest},
 };
 
 /// Resident memory of a pod's proxy, in KiB.
@@ -27,19 +27,6 @@ fn resident(pod: &Pod) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel says");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
-
-/// Writes until nothing more is taken; how much was.
-fn fill(mut stream: &TcpStream) -> u64 {
-    stream.set_write_timeout(Some(Duration::from_secs(1))).expect("not zero");
-    let (chunk, mut taken) = (pattern(65_536), 0);
-    loop {
-        match stream.write(&chunk) {
-            Ok(count) => taken += count as u64,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return taken,
-            Err(error) => panic!("{error}"),
-        }
-    }
 }
 
 #[test]

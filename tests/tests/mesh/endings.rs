@@ -13,7 +13,8 @@ use hauberk_mesh::{CloseCause, ClosedBy, Connection, Direction};
 use crate::{
     common::{dial, pair},
     peers::{DATA, END, HAUBERK, MeshPort, OPENED, RESET, Tls, connect},
-    streams::{End, Port, cause, inbound, lab_of, lab_with, meshed, only, pass, pattern, reset, rest, take},
+    scene::PORT,
+    streams::{End, Port, cause, fill, inbound, lab_of, lab_with, meshed, only, pass, pattern, reset, rest, take},
 };
 
 /// Enough to fill every buffer on the way several times.
@@ -54,6 +55,23 @@ fn check_close(records: &[Connection], cause: CloseCause, by: ClosedBy, what: &s
     for record in records {
         let close = record.close.as_ref().expect("closed");
         assert_eq!((close.cause, close.by), (cause, by), "{what}: {record:#?}");
+    }
+}
+
+#[test]
+fn a_reset_reaches_the_other_application_though_that_reads_nothing() {
+    for actor in ACTORS {
+        let (_lab, client, server) = pair();
+        let port = Port::listen(&server, PORT);
+        let (at_client, at_server) = port.connection(&client);
+        pass(&at_client, &at_server, b"awake");
+        let (from, mut to) = actor.of(at_client, at_server);
+        // Neither proxy reads from it any more: nobody would take what it says.
+        fill(&from);
+        reset(from);
+        check_close(&records(&client, &server, &port), CloseCause::Reset, actor.party(), &format!("{actor:?}"));
+        let (_, end) = rest(&mut to);
+        assert_eq!(end, End::Reset, "{actor:?}");
     }
 }
 

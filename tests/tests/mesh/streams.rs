@@ -65,6 +65,19 @@ pub(crate) fn limit(stream: &TcpStream) {
     stream.set_nodelay(true).expect("a TCP socket");
 }
 
+/// Writes until nothing more is taken; how much was.
+pub(crate) fn fill(mut stream: &TcpStream) -> u64 {
+    stream.set_write_timeout(Some(Duration::from_secs(1))).expect("not zero");
+    let (chunk, mut taken) = (pattern(65_536), 0);
+    loop {
+        match stream.write(&chunk) {
+            Ok(count) => taken += count as u64,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return taken,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
 /// How a direction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {

@@ -325,11 +325,11 @@ pub static SETTINGS: &[Setting] = &[
         name: "limits",
         namespace: Place::Annotation,
         pod: Place::Annotation,
-        valid: "`name=value` with commas between, such as `connect=3s,drain=30s`; the names and defaults are below",
+        valid: "`name=value` with commas between, such as `connect=2s,drain=30s`; the names and defaults are below",
         default: "see below",
         effect: Effect::Restart,
         says: "The proxy's waits and bounds by name; a name that is not given keeps what the wider place says.",
-        example: "connect=3s,drain=30s",
+        example: "connect=2s,drain=30s",
         counterexample: "conect=3s",
         apply: |plan, text| {
             if text.len() > 2000 {
