@@ -3,6 +3,8 @@
 
 mod app;
 mod cgroup;
+#[cfg(test)]
+mod committed;
 mod congestion;
 mod contender;
 mod discovery;

@@ -14,7 +14,10 @@ use std::{
 use hauberk_identity::{Credentials, EndpointSessions};
 use hauberk_mesh::{IdentityName, Reason};
 use rustls::ClientConfig;
-use tokio::sync::watch;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit, watch},
+    time::timeout,
+};
 
 use crate::{
     balance::{self, Candidate},
@@ -36,7 +39,12 @@ pub(crate) struct Peer {
     /// By how many endpoints discovery names it now. Streams that are still open name nobody.
     named: AtomicUsize,
     config: Mutex<Option<(Generations, Arc<ClientConfig>)>>,
+    handshakes: Semaphore,
 }
+
+/// Handshakes with one peer that are under way at once; the others wait, and take what comes back to the pool meanwhile.
+/// A quarter of what a peer's mesh port lets one address have by default.
+const HANDSHAKES: usize = 64;
 
 /// Which certificates a TLS configuration or connection was made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +63,11 @@ impl Peer {
     /// Whether discovery still names it: a connection to it may be used again.
     pub(crate) fn is_named(&self) -> bool {
         self.named.load(Relaxed) > 0
+    }
+
+    /// A place for a handshake; `None` if there is none within `limit`.
+    pub(crate) async fn handshake(&self, limit: Duration) -> Option<SemaphorePermit<'_>> {
+        timeout(limit, self.handshakes.acquire()).await.ok().map(|place| place.expect("never closed"))
     }
 
     /// The configuration toward this peer. Other certificates make another, without tickets: resumption would skip
@@ -84,7 +97,8 @@ impl Peers {
         if let Some(peer) = peers.get(&key).and_then(Weak::upgrade) {
             return peer;
         }
-        let peer = Arc::new(Peer { key: key.clone(), named: AtomicUsize::new(0), config: Mutex::new(None) });
+        let (named, config, handshakes) = (AtomicUsize::new(0), Mutex::new(None), Semaphore::new(HANDSHAKES));
+        let peer = Arc::new(Peer { key: key.clone(), named, config, handshakes });
         peers.insert(key, Arc::downgrade(&peer));
         peer
     }

@@ -15,8 +15,9 @@ use crate::{inbound, mesh_port, metrics::Metrics, outbound, places::Handshakes, 
 
 /// After an error of accept: descriptors may have run out, and others need time to give some back.
 const PAUSE: Duration = Duration::from_millis(50);
-/// One address may hold this share of the handshakes under way.
-const SHARE: usize = 8;
+/// One address may hold this share of the handshakes under way: twice what a proxy of ours ever has, whose own end of a
+/// handshake comes before ours.
+const SHARE: usize = 4;
 
 /// What a listener is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -255,12 +255,47 @@ async fn open(
     credentials: &Credentials,
 ) -> Result<(Server, TlsDetails), OpenError> {
     let limits = &proxy.spec.limits;
+    let mut place = None;
+    loop {
+        if let Some(served) = idle(proxy, client, port, peer).await? {
+            return Ok(served);
+        }
+        if place.is_some() {
+            break;
+        }
+        // Whoever had to wait may find a connection that has come back.
+        place = Some(peer.handshake(limits.handshake).await.ok_or(OpenError::HandshakeTimeout(limits.handshake))?);
+    }
+    let connected = upstream::connect(peer, credentials, &proxy.generations, limits, &proxy.metrics, proxy.layer).await;
+    drop(place);
+    let Client { tcp, prelude, record, .. } = client;
+    match connected? {
+        Connected::Hauberk(mut conn) => {
+            conn.open(port, tcp, prelude, record, limits.open).await?;
+            let details = conn.details();
+            Ok((Server::Mesh(Box::new(conn), peer.clone()), details))
+        }
+        Connected::Linkerd(mut tls, details) => {
+            upstream::open_linkerd(&mut tls, port, limits.open).await?;
+            Ok((Server::Linkerd(Box::new(ByteLeg::new(tls))), details))
+        }
+    }
+}
+
+/// Opens a stream on an idle connection, if there is one that lives.
+async fn idle(
+    proxy: &Proxy,
+    client: &mut Client,
+    port: u16,
+    peer: &Arc<Peer>,
+) -> Result<Option<(Server, TlsDetails)>, OpenError> {
+    let limits = &proxy.spec.limits;
     let Client { tcp, prelude, record, .. } = client;
     while let Some(mut conn) = proxy.pool.take(&peer.key, Instant::now()) {
         match conn.open(port, tcp, prelude, record, limits.open).await {
             Ok(()) => {
                 let details = conn.details();
-                return Ok((Server::Mesh(Box::new(conn), peer.clone()), details));
+                return Ok(Some((Server::Mesh(Box::new(conn), peer.clone()), details)));
             }
             // It has died meanwhile. Whoever breaks the protocol lives, and may have delivered what was sent.
             Err(OpenError::Lost { error, .. }) if !matches!(error, LegError::Protocol(_)) => continue,
@@ -273,17 +308,7 @@ async fn open(
             }
         }
     }
-    match upstream::connect(peer, credentials, &proxy.generations, limits, &proxy.metrics, proxy.layer).await? {
-        Connected::Hauberk(mut conn) => {
-            conn.open(port, tcp, prelude, record, limits.open).await?;
-            let details = conn.details();
-            Ok((Server::Mesh(Box::new(conn), peer.clone()), details))
-        }
-        Connected::Linkerd(mut tls, details) => {
-            upstream::open_linkerd(&mut tls, port, limits.open).await?;
-            Ok((Server::Linkerd(Box::new(ByteLeg::new(tls))), details))
-        }
-    }
+    Ok(None)
 }
 
 async fn relay_to(proxy: &Proxy, client: Client, server: Server) {

@@ -1,0 +1,95 @@
+//! Holds what is committed, `results.json` and `README.md`, to the closed list of rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use crate::rows::{Group, Row, rows};
+
+const README: &str = include_str!("../README.md");
+const CONGESTION: [(&str, bool); 2] = [("cubic", false), ("bbr", true)];
+
+type Key = (String, String, Option<String>);
+
+fn key(row: &Row, congestion: &str) -> Key {
+    (congestion.to_owned(), row.name.clone(), row.against.map(|peer| peer.name().to_owned()))
+}
+
+/// Of the committed results, by congestion control, row and peer.
+fn results() -> BTreeMap<Key, Value> {
+    let lines: Vec<Value> = serde_json::from_str(include_str!("../results.json")).expect("JSON");
+    let text = |line: &Value, field: &str| line[field].as_str().map(str::to_owned);
+    let key = |line: &Value| (text(line, "congestion"), text(line, "name"), text(line, "against"));
+    let named = lines.into_iter().map(|line| match key(&line) {
+        (Some(congestion), Some(name), against) => ((congestion, name, against), line),
+        _ => panic!("a line without a name: {line}"),
+    });
+    named.collect()
+}
+
+#[test]
+fn the_committed_results_have_every_row_with_rounds_and_interval_and_no_other() {
+    let results = results();
+    let wanted: BTreeSet<_> = CONGESTION
+        .iter()
+        .flat_map(|(name, second)| rows(*second).iter().map(|row| key(row, name)).collect::<Vec<_>>())
+        .collect();
+    assert_eq!(results.keys().cloned().collect::<BTreeSet<_>>(), wanted);
+    for (congestion, second) in CONGESTION {
+        for row in rows(second) {
+            let line = &results[&key(&row, congestion)];
+            let number = |field: &str| line[field].as_f64();
+            let fresh = matches!(row.group, Group::Memory(_) | Group::Discovery(_));
+            let least = if fresh { crate::rounds::FRESH_ROUNDS } else { 10 };
+            assert!(line["rounds"].as_u64() >= Some(least as u64), "{line}");
+            assert!(number("ours").is_some() && line["unit"] == row.unit, "{line}");
+            if row.against.is_some() {
+                assert!(number("peer").is_some(), "{line}");
+            }
+            // There is no ratio to a peer that has nothing.
+            if row.against.is_none() || number("peer") > Some(0.0) {
+                assert!(number("low") <= number("high") && number("confidence") >= Some(0.95), "{line}");
+            }
+            assert_eq!(row.target.is_some(), line["met"].is_boolean(), "{line}");
+        }
+    }
+}
+
+#[test]
+fn the_memory_of_bare_rustls_stands_beside_ours_and_what_is_left_after_close_beside_idle() {
+    let results = results();
+    for (name, peer) in [
+        ("memory-1000/anonymous-in", "rustls"),
+        ("memory-8000/anonymous-in", "rustls"),
+        ("memory-8000/closed-in", "haproxy"),
+        ("memory-8000/closed-out", "haproxy"),
+    ] {
+        let line = &results[&("cubic".to_owned(), name.to_owned(), Some(peer.to_owned()))];
+        assert!(line["ours"].as_f64().is_some() && line["peer"].as_f64().is_some(), "{line}");
+    }
+}
+
+#[test]
+fn the_readme_says_of_every_group_where_its_time_or_memory_goes_and_what_was_asked_of_the_kernel() {
+    let (_, read) = README.split_once("\n## Where the time goes\n").expect("a section of that name");
+    for row in rows(false) {
+        let group = row.group.name();
+        assert!(
+            read.lines().any(|line| line.starts_with('|') && line.contains(&group)),
+            "no line of a table on {group}"
+        );
+    }
+    let results = results();
+    for group in ["rtt-1", "rtt-32"] {
+        for peer in ["haproxy", "nginx"] {
+            let row = ("cubic".to_owned(), format!("{group}/syscalls"), Some(peer.to_owned()));
+            let calls = |field: &str| format!("{:.2}", results[&row][field].as_f64().expect("a number"));
+            let told = |line: &str| {
+                line.starts_with(&format!("| {group} "))
+                    && line.contains(&calls("ours"))
+                    && line.contains(&calls("peer"))
+            };
+            assert!(read.lines().any(told), "{row:?}: {} and {}", calls("ours"), calls("peer"));
+        }
+    }
+}
