@@ -178,6 +178,7 @@ mod tests {
     use crate::{
         connections::{self, Settled, Tracked},
         leg::ByteLeg,
+        places::Place,
         relay::{Observer, Prelude, relay},
     };
 
@@ -226,6 +227,23 @@ mod tests {
                 }
             });
         }
+    }
+
+    /// Of the future that `serve` makes.
+    fn size_of_mesh<'a, F: Future>(_: impl FnOnce(&'a Proxy, TcpStream, SocketAddr, Place) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    fn size_of_redirected<'a, F: Future>(_: impl FnOnce(&'a Proxy, TcpStream, SocketAddr) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Every open connection holds one of these to its end.
+    #[test]
+    fn what_serves_a_connection_is_small() {
+        let sizes =
+            [size_of_mesh(mesh_port::serve), size_of_redirected(outbound::serve), size_of_redirected(inbound::serve)];
+        assert!(sizes.iter().all(|size| *size <= 2304), "mesh, outbound, inbound: {sizes:?} bytes");
     }
 
     #[tokio::test]

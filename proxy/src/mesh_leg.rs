@@ -136,10 +136,14 @@ impl<T: Carrier> MeshLeg<T> {
 
     /// Ends the connection in order: close_notify, then whatever still comes is dropped until the peer closes.
     pub(crate) async fn close(&mut self) {
-        let mut dropped = [0; 4096];
+        // Not an array: every connection would hold one to its end.
+        let mut dropped = Vec::new();
         // The peer may be gone already: then there is nothing to end.
         if self.io.shutdown().await.is_ok() {
-            while matches!(self.io.read(&mut dropped).await, Ok(1..)) {}
+            dropped.reserve(4096);
+            while matches!(self.io.read_buf(&mut dropped).await, Ok(1..)) {
+                dropped.clear();
+            }
         }
     }
 

@@ -56,7 +56,7 @@ pub(crate) async fn serve(proxy: &Proxy, tcp: TcpStream, client: SocketAddr, han
     let shaken = handshaking.unless_evicted(Box::pin(handshake(proxy, tcp, client, local))).await;
     match shaken.unwrap_or(Err(EVICTED)) {
         Ok((tls, session)) if session.details.protocol.as_bytes() == ALPN_LINKERD => {
-            linkerd(proxy, tls, session, handshaking).await;
+            Box::pin(linkerd(proxy, tls, session, handshaking)).await;
         }
         Ok((tls, session)) => streams(proxy, tls, session, handshaking).await,
         Err(Rejected(cause, by)) => proxy.track(Direction::Inbound, client, local).close(cause, by),
@@ -292,9 +292,10 @@ async fn linkerd(proxy: &Proxy, mut tls: MeshStream, session: Session, handshaki
 /// The port that the header names, and the application's bytes that came with it.
 async fn read_header(tls: &mut MeshStream) -> Result<(u16, Vec<u8>), LegError> {
     let mut reader = HeaderReader::default();
-    let mut buf = [0; 4096];
+    let mut buf = Vec::with_capacity(4096);
     loop {
-        let count = tls.read(&mut buf).await?;
+        buf.clear();
+        let count = tls.read_buf(&mut buf).await?;
         if count == 0 {
             return Err(LegError::Truncated);
         }
