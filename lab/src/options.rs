@@ -168,7 +168,7 @@ impl PodOptions {
         self
     }
 
-    /// Its proxy's clock is off by so many seconds (Debian's `faketime`); waits are as long as ever.
+    /// Its proxy's clock is off by so many seconds; waits are as long as ever.
     pub fn clock(mut self, seconds: i64) -> Self {
         self.clock = Some(seconds);
         self

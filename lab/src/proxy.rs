@@ -2,10 +2,11 @@
 
 use std::{
     fs::{self, Permissions},
+    io::Write as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
-    process::{Command, ExitStatus},
+    process::{Command, ExitStatus, Stdio},
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -91,10 +92,10 @@ impl Pod {
     pub fn launch_proxy(&self) -> Result<()> {
         let spec = self.spec();
         let (uid, binary) = (spec.redirection.proxy_uid, self.proxy_binary()?);
-        let mut command = match self.options().clock {
-            None => self.command_as(uid, binary),
-            Some(seconds) => self.with_clock(seconds, uid, &binary),
-        };
+        let mut command = self.command_as(uid, binary);
+        if let Some(seconds) = self.options().clock {
+            command.env("LD_PRELOAD", self.clock_library(seconds)?);
+        }
         command.arg("run").args(&self.options().proxy_args).env("RUST_LOG", "info").envs(spec.to_env());
         command.envs(self.options().proxy_env.iter().map(|(name, value)| (name, value)));
         let process = self.spawn("proxy", &mut command)?;
@@ -102,16 +103,16 @@ impl Pod {
         Ok(())
     }
 
-    /// `program` under a clock that is wrong. The library has semaphores in `/dev/shm` that are named after pids, which
-    /// other labs have too: so it gets a `/dev/shm` of its own.
-    fn with_clock(&self, seconds: i64, uid: u32, program: &Path) -> Command {
-        const SCRIPT: &str = r#"mount -t tmpfs tmpfs /dev/shm && chmod 1777 /dev/shm || exit 1
-            uid=$1 time=$2; shift 2
-            exec setpriv --pdeathsig KILL --reuid="$uid" --regid="$uid" --clear-groups env \
-                LD_PRELOAD='/usr/$LIB/faketime/libfaketime.so.1' FAKETIME="$time" FAKETIME_DONT_FAKE_MONOTONIC=1 "$@""#;
-        let mut command = self.command("unshare");
-        command.args(["--mount", "sh", "-c", SCRIPT, "sh", &uid.to_string(), &format!("{seconds:+}")]).arg(program);
-        command
+    /// What makes the time of day wrong for whoever is started with it; waits are as long as ever.
+    fn clock_library(&self, seconds: i64) -> Result<PathBuf> {
+        let library = self.dir().join("clock.so");
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-Wall", "-Werror", &format!("-DSECONDS={seconds}"), "-x", "c", "-", "-o"]);
+        let mut compiling = compiler.arg(&library).stdin(Stdio::piped()).spawn().context("cc does not run")?;
+        let source = include_bytes!("clock.c");
+        compiling.stdin.take().context("cc has an input")?.write_all(source).context("cc reads its input")?;
+        ensure!(compiling.wait()?.success(), "cc refuses clock.c");
+        Ok(library)
     }
 
     /// Waits until its proxy is ready.

@@ -1,4 +1,4 @@
-//! A pod whose clock is wrong. Its proxy runs with libfaketime, which shifts the time of day and leaves waits alone.
+//! A pod whose clock is wrong. Its proxy runs with a library that shifts the time of day and leaves waits alone.
 
 use hauberk_lab::{ControlOptions, Lab, Pod};
 
