@@ -12,6 +12,10 @@ use hauberk_proxy::{
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// glibc's keeps nearly all of what many connections held when they have closed.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Hauberk's sidecar.
 #[derive(Parser)]
 #[command(version)]

@@ -44,6 +44,8 @@ mod last_words;
 mod linkerd;
 #[path = "mesh/mariadb.rs"]
 mod mariadb;
+#[path = "mesh/memory.rs"]
+mod memory;
 #[path = "mesh/nginx.rs"]
 mod nginx;
 #[path = "mesh/peers.rs"]

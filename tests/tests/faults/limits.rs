@@ -13,21 +13,13 @@ use hauberk_mesh::Direction;
 
 use super::{
     form::{Form, report},
-    row::{NOTHING, Row, Seen, next, try_echo},
+    row::{NOTHING, Row, Seen, greeting, try_echo},
 };
 use crate::{
-    common::{LIMIT, Server, dial, pair},
+    common::{LIMIT, Server, dial, pair, proxy_pid, resident},
     scene::PORT,
     streams::{End, Port, fill, last_outbound, metric, only, pass, pattern, rest},
 };
-
-/// Resident memory of a pod's proxy, in KiB.
-fn resident(pod: &Pod) -> u64 {
-    let pid = pod.with_proxy(|proxy| Ok(proxy.pid())).expect("it runs");
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel says");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
 
 #[test]
 fn a_reader_is_slow() {
@@ -40,12 +32,13 @@ fn a_reader_is_slow() {
     let _echo = Server::echo(&server, PORT + 1);
     let open: Vec<_> = (0..READERS).map(|_| port.connection(&client)).collect();
     open.iter().for_each(|(at_client, at_server)| pass(at_client, at_server, b"awake"));
-    let before = [resident(&client), resident(&server)];
+    let pids = [proxy_pid(&client), proxy_pid(&server)];
+    let before = pids.map(resident);
     let sent = thread::scope(|scope| {
         let filling: Vec<_> = open.iter().map(|(at_client, _)| scope.spawn(move || fill(at_client))).collect();
         filling.into_iter().map(|one| one.join().expect("no panic")).collect::<Vec<_>>()
     });
-    let after = [resident(&client), resident(&server)];
+    let after = pids.map(resident);
     let grown: Vec<_> = before.iter().zip(after).map(|(before, after)| after.saturating_sub(*before)).collect();
     assert!(sent.iter().all(|sent| *sent > 1_000_000), "the kernels' buffers are full: {sent:?}");
     for grown in &grown {
@@ -133,13 +126,10 @@ fn check_descriptors(row: &Row, client: &Pod, server: &Pod, limited: &Pod) {
     let undo = limit_descriptors(limited, 10);
     let mut open = Vec::new();
     let seen = loop {
-        let begin = Instant::now();
-        let mut stream = dial(client, to).expect("the kernel accepts");
-        let seen = next(&mut stream, begin);
-        if seen.what != NOTHING {
-            break seen;
+        match greeting(client, to) {
+            (seen, Some(stream)) if seen.what == NOTHING => open.push(stream),
+            (seen, _) => break seen,
         }
-        open.push(stream);
         assert!(open.len() < 100, "there is no limit");
     };
     row.check(&seen);

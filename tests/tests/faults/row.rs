@@ -2,7 +2,7 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -128,6 +128,16 @@ pub(crate) fn next(mut stream: impl Read, begin: Instant) -> Seen {
         Err(error) => errno(error.kind()),
     };
     Seen { what, after: begin.elapsed() }
+}
+
+/// What a client sees that connects and waits for what the server says first; and the connection, if there is one.
+pub(crate) fn greeting(client: &Pod, to: SocketAddr) -> (Seen, Option<TcpStream>) {
+    let begin = Instant::now();
+    match dial(client, to) {
+        Ok(mut stream) => (next(&mut stream, begin), Some(stream)),
+        // A reset may come before the kernel has told of the connection.
+        Err(error) => (Seen { what: errno(error.kind()), after: begin.elapsed() }, None),
+    }
 }
 
 fn errno(kind: ErrorKind) -> &'static str {

@@ -50,6 +50,18 @@ impl Server {
     }
 }
 
+/// Anonymous memory of a process that is resident, in KiB.
+pub(crate) fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("the kernel says");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// The process of a pod's proxy.
+pub(crate) fn proxy_pid(pod: &Pod) -> u32 {
+    pod.with_proxy(|proxy| Ok(proxy.pid())).expect("it runs")
+}
+
 /// [`Server::echo`], for [`Server::listen`].
 pub(crate) fn give_back(mut writer: TcpStream) {
     let mut reader = writer.try_clone().expect("descriptors are free");

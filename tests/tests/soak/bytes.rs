@@ -1,7 +1,6 @@
 //! F12: any bytes to any listener. No process ends, none grows, and traffic goes on.
 
 use std::{
-    fs,
     io::{ErrorKind, Read as _, Write as _},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
     time::Duration,
@@ -20,7 +19,7 @@ use proptest::{
 };
 
 use crate::{
-    common::{Server, exchange, pair},
+    common::{Server, exchange, pair, proxy_pid, resident},
     scene::PORT,
     streams::metric,
 };
@@ -76,22 +75,12 @@ fn send(target: &Target, bytes: &[u8]) {
     let _ = stream.read(&mut [0; 1024]);
 }
 
-fn resident(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel says");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
-
 #[test]
 fn any_bytes_to_any_listener_end_no_process_and_make_none_grow() {
     let (lab, client, server) = pair();
     let _echo = Server::echo(&server, PORT);
     let targets = listeners(&lab, &client, &server);
-    let pids = [
-        server.with_proxy(|proxy| Ok(proxy.pid())).expect("it runs"),
-        client.with_proxy(|proxy| Ok(proxy.pid())).expect("it runs"),
-        lab.destination_pid().expect("it runs"),
-    ];
+    let pids = [proxy_pid(&server), proxy_pid(&client), lab.destination_pid().expect("it runs")];
     let strategy =
         (select(&BEGINNINGS[..]), vec(any::<u8>(), 0..3000)).prop_map(|(begin, rest)| [begin, &rest].concat());
     let round = || {
