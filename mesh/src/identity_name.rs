@@ -1,10 +1,12 @@
 //! `IdentityName`: which ServiceAccount a certificate speaks for. One function, shared by CA, webhook and discovery,
 //! says whether a name is valid, and why not.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// What stands between the ServiceAccount's namespace and the control namespace.
 const MARKER: &str = ".serviceaccount.identity.";
+/// Of a DNS name.
+const LONGEST: usize = 253;
 
 /// Why a text or an account cannot be an identity.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -82,11 +84,11 @@ impl Default for TrustDomain {
 /// `<serviceaccount>.<namespace>.serviceaccount.identity.<control-namespace>.<trust-domain>`, a valid DNS name.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IdentityName {
-    name: String,
+    name: Arc<str>,
     /// Where the ServiceAccount's name ends; it may hold dots.
-    account_end: usize,
+    account_end: u8,
     /// Where the namespace ends.
-    namespace_end: usize,
+    namespace_end: u8,
 }
 
 impl IdentityName {
@@ -101,10 +103,10 @@ impl IdentityName {
         for label in name.split('.') {
             check_label(label, name)?;
         }
-        if name.len() > 253 {
+        if name.len() > LONGEST {
             return Err(InvalidIdentity::TooLong { name: name.to_owned(), length: name.len() });
         }
-        Ok(Self { name: name.to_owned(), account_end, namespace_end })
+        Ok(Self { name: name.into(), account_end: account_end as u8, namespace_end: namespace_end as u8 })
     }
 
     /// The whole name: also the certificate's one DNS SAN and the SNI.
@@ -112,19 +114,24 @@ impl IdentityName {
         &self.name
     }
 
+    /// The same, for those that hold it for each of many connections.
+    pub fn shared(&self) -> Arc<str> {
+        self.name.clone()
+    }
+
     /// The ServiceAccount.
     pub fn service_account(&self) -> &str {
-        &self.name[..self.account_end]
+        &self.name[..usize::from(self.account_end)]
     }
 
     /// The ServiceAccount's namespace.
     pub fn namespace(&self) -> &str {
-        &self.name[self.account_end + 1..self.namespace_end]
+        &self.name[usize::from(self.account_end) + 1..usize::from(self.namespace_end)]
     }
 
     /// The control namespace and trust domain that the identity belongs to.
     pub fn trust_domain(&self) -> TrustDomain {
-        let rest = &self.name[self.namespace_end + MARKER.len()..];
+        let rest = &self.name[usize::from(self.namespace_end) + MARKER.len()..];
         let (control_namespace, domain) = rest.split_once('.').expect("parse checked that there is a dot");
         TrustDomain { control_namespace: control_namespace.to_owned(), domain: domain.to_owned() }
     }

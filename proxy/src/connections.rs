@@ -11,12 +11,13 @@ use std::{
 };
 
 use hauberk_mesh::{
-    Close, CloseCause, ClosedBy, Connection, Connections, Direction, FirstBytes, Reason, TlsDetails, TransportState,
+    Close, CloseCause, ClosedBy, Connection, Connections, Direction, FirstBytes, Reason, TransportState,
 };
 use tracing::{debug, info};
 
 use crate::{
     first_bytes::Labeler,
+    records::Agreed,
     relay::{Ended, Observer},
     series::{Flow, Kind, OpenGuard, Series, Subject, Table},
 };
@@ -27,21 +28,66 @@ pub(crate) struct Registry {
     recent: usize,
     next: AtomicU64,
     live: Mutex<HashMap<u64, Arc<Record>>>,
-    closed: Mutex<VecDeque<Connection>>,
+    closed: Mutex<VecDeque<Arc<Record>>>,
 }
 
+/// One connection. There may be many: names are shared, and words are made when somebody asks for them.
 struct Record {
-    known: Mutex<Connection>,
+    id: u64,
+    direction: Direction,
+    client: SocketAddr,
+    target: SocketAddr,
+    opened_at_ms: u64,
+    known: Mutex<Known>,
     to_server: AtomicU64,
     to_client: AtomicU64,
 }
 
+/// What is found out in its course.
+#[derive(Default)]
+struct Known {
+    service: Option<Arc<str>>,
+    endpoint: Option<SocketAddr>,
+    client_identity: Option<Arc<str>>,
+    server_identity: Option<Arc<str>>,
+    state: Option<TransportState>,
+    reason: Option<Reason>,
+    tls: Option<Agreed>,
+    /// Unset until they have said what they are.
+    first_bytes: Option<FirstBytes>,
+    sni: Option<Box<str>>,
+    close: Option<Close>,
+}
+
+impl Known {
+    fn first_bytes(&self) -> FirstBytes {
+        self.first_bytes.unwrap_or(FirstBytes::None)
+    }
+}
+
 impl Record {
     fn snapshot(&self) -> Connection {
-        let mut connection = lock(&self.known).clone();
-        connection.bytes_to_server = self.to_server.load(Relaxed);
-        connection.bytes_to_client = self.to_client.load(Relaxed);
-        connection
+        let owned = |text: &Option<Arc<str>>| text.as_deref().map(str::to_owned);
+        let known = lock(&self.known);
+        Connection {
+            id: self.id,
+            direction: self.direction,
+            client: self.client,
+            target: self.target,
+            service: owned(&known.service),
+            endpoint: known.endpoint,
+            client_identity: owned(&known.client_identity),
+            server_identity: owned(&known.server_identity),
+            state: known.state,
+            reason: known.reason,
+            tls: known.tls.as_ref().map(Agreed::details),
+            first_bytes: known.first_bytes(),
+            sni: known.sni.as_deref().map(str::to_owned),
+            bytes_to_server: self.to_server.load(Relaxed),
+            bytes_to_client: self.to_client.load(Relaxed),
+            opened_at_ms: self.opened_at_ms,
+            close: known.close.clone(),
+        }
     }
 }
 
@@ -53,30 +99,18 @@ impl Registry {
 
     /// Begins the record of a connection that was just accepted.
     pub(crate) fn track(self: &Arc<Self>, direction: Direction, client: SocketAddr, target: SocketAddr) -> Tracked {
-        let id = self.next.fetch_add(1, Relaxed);
-        let known = Connection {
-            id,
+        let record = Arc::new(Record {
+            id: self.next.fetch_add(1, Relaxed),
             direction,
             client: canonical(client),
             target: canonical(target),
-            service: None,
-            endpoint: None,
-            client_identity: None,
-            server_identity: None,
-            state: None,
-            reason: None,
-            tls: None,
-            first_bytes: FirstBytes::None,
-            sni: None,
-            bytes_to_server: 0,
-            bytes_to_client: 0,
             opened_at_ms: now_ms(),
-            close: None,
-        };
-        let record =
-            Arc::new(Record { known: Mutex::new(known), to_server: AtomicU64::new(0), to_client: AtomicU64::new(0) });
-        lock(&self.live).insert(id, record.clone());
-        Tracked { id, record, registry: self.clone(), labeler: Some(Box::default()), metrics: None, closed: false }
+            known: Mutex::default(),
+            to_server: AtomicU64::new(0),
+            to_client: AtomicU64::new(0),
+        });
+        lock(&self.live).insert(record.id, record.clone());
+        Tracked { record, registry: self.clone(), labeler: Some(Box::default()), metrics: None, closed: false }
     }
 
     /// How many are open.
@@ -87,15 +121,16 @@ impl Registry {
     /// The document of `/connections`.
     pub(crate) fn document(&self, identity: Option<String>) -> Connections {
         let live: Vec<_> = lock(&self.live).values().cloned().collect();
-        let mut live: Vec<_> = live.iter().map(|record| record.snapshot()).collect();
+        let closed: Vec<_> = lock(&self.closed).iter().cloned().collect();
+        let show = |records: Vec<Arc<Record>>| -> Vec<_> { records.iter().map(|record| record.snapshot()).collect() };
+        let (mut live, closed) = (show(live), show(closed));
         live.sort_by_key(|connection| connection.id);
-        Connections { identity, live, closed: lock(&self.closed).iter().cloned().collect() }
+        Connections { identity, live, closed }
     }
 }
 
 /// One connection, from accept to close. Dropped without `close`, it was cut off: by a panic or by the drain.
 pub(crate) struct Tracked {
-    id: u64,
     record: Arc<Record>,
     registry: Arc<Registry>,
     /// Until the first bytes have said what they are.
@@ -116,7 +151,7 @@ struct Counting {
 /// What a connection turned out to be.
 pub(crate) struct Settled {
     /// Mesh, with the session; or not, with the reason.
-    pub(crate) how: Result<TlsDetails, Reason>,
+    pub(crate) how: Result<Agreed, Reason>,
     /// The other side's identity.
     pub(crate) peer: Option<Arc<str>>,
     /// Our own.
@@ -126,8 +161,8 @@ pub(crate) struct Settled {
 
 impl Tracked {
     /// Notes what discovery calls the target.
-    pub(crate) fn service(&self, service: &str) {
-        lock(&self.record.known).service = Some(service.to_owned());
+    pub(crate) fn service(&self, service: Arc<str>) {
+        lock(&self.record.known).service = Some(service);
     }
 
     /// Notes why the connection will not be mTLS, for one that never gets further.
@@ -137,24 +172,21 @@ impl Tracked {
 
     /// The connection is open to the other side: it is counted from here on.
     pub(crate) fn settle(&mut self, settled: Settled) {
-        let mtls = settled.how.is_ok();
-        let direction = {
+        let (mtls, direction) = (settled.how.is_ok(), self.record.direction);
+        {
             let mut known = lock(&self.record.known);
             known.endpoint = settled.endpoint.as_ref().map(|endpoint| endpoint.addr());
-            let (peer, local) = (settled.peer.as_deref(), settled.local.as_deref());
-            let (client, server) = match known.direction {
-                Direction::Inbound => (peer, local),
-                Direction::Outbound => (local, peer),
-            };
             if mtls {
-                known.client_identity = client.map(str::to_owned);
-                known.server_identity = server.map(str::to_owned);
+                let (peer, local) = (settled.peer.clone(), settled.local);
+                (known.client_identity, known.server_identity) = match direction {
+                    Direction::Inbound => (peer, local),
+                    Direction::Outbound => (local, peer),
+                };
                 known.state = Some(TransportState::Mtls);
             }
-            known.reason = settled.how.as_ref().err().copied();
-            known.tls = settled.how.as_ref().ok().cloned();
-            known.direction
-        };
+            known.reason = settled.how.err();
+            known.tls = settled.how.ok();
+        }
         let subject = Subject {
             direction,
             peer: settled.peer,
@@ -177,7 +209,7 @@ impl Tracked {
     /// Ends the record as the relay ended.
     pub(crate) fn relayed(self, ended: &Ended) {
         if let Some(error) = &ended.error {
-            debug!(connection = self.id, cause = %ended.cause, by = %ended.by, %error, "connection broke");
+            debug!(connection = self.record.id, cause = %ended.cause, by = %ended.by, %error, "connection broke");
         }
         self.close(ended.cause, ended.by);
     }
@@ -186,7 +218,7 @@ impl Tracked {
     pub(crate) fn first_bytes(&self) -> FirstBytes {
         match &self.labeler {
             Some(labeler) => labeler.label(),
-            None => lock(&self.record.known).first_bytes,
+            None => lock(&self.record.known).first_bytes(),
         }
     }
 
@@ -205,26 +237,27 @@ impl Tracked {
         } else if self.metrics.is_none() {
             self.count_failed(cause, by);
         }
-        lock(&self.record.known).close = Some(Close { cause, by, at_ms: now_ms() });
-        let connection = self.record.snapshot();
-        log(&connection);
-        lock(&self.registry.live).remove(&self.id);
+        let reason = {
+            let mut known = lock(&self.record.known);
+            known.close = Some(Close { cause, by, at_ms: now_ms() });
+            known.reason
+        };
+        log(&self.record, cause, by, reason);
+        lock(&self.registry.live).remove(&self.record.id);
         let mut closed = lock(&self.registry.closed);
         if closed.len() >= self.registry.recent {
             closed.pop_front();
         }
-        closed.push_back(connection);
+        closed.push_back(self.record.clone());
     }
 
     /// A connection that never got to the other side is counted all the same.
     fn count_failed(&self, cause: CloseCause, by: ClosedBy) {
-        let (subject, first_bytes) = {
+        let (reason, first_bytes) = {
             let known = lock(&self.record.known);
-            (
-                Subject { direction: known.direction, peer: None, endpoint: None, reason: known.reason },
-                known.first_bytes,
-            )
+            (known.reason, known.first_bytes())
         };
+        let subject = Subject { direction: self.record.direction, peer: None, endpoint: None, reason };
         let series = self.registry.table.series(subject, None);
         drop(series.open());
         series.flow(Kind { state: plain_state(first_bytes), first_bytes }).closed(cause, by);
@@ -233,8 +266,8 @@ impl Tracked {
     fn write_label(&mut self, label: FirstBytes, sni: Option<&str>) {
         {
             let mut known = lock(&self.record.known);
-            known.first_bytes = label;
-            known.sni = sni.map(str::to_owned);
+            known.first_bytes = Some(label);
+            known.sni = sni.map(Box::from);
         }
         self.label_known();
     }
@@ -244,10 +277,10 @@ impl Tracked {
         let Some(metrics) = &mut self.metrics else { return };
         let mut known = lock(&self.record.known);
         if !metrics.mtls {
-            known.state = Some(plain_state(known.first_bytes));
+            known.state = Some(plain_state(known.first_bytes()));
         }
         let state = known.state.expect("set above, or by settle");
-        let flow = metrics.series.flow(Kind { state, first_bytes: known.first_bytes });
+        let flow = metrics.series.flow(Kind { state, first_bytes: known.first_bytes() });
         flow.to_server.fetch_add(self.record.to_server.load(Relaxed), Relaxed);
         flow.to_client.fetch_add(self.record.to_client.load(Relaxed), Relaxed);
         metrics.flow = Some(flow);
@@ -293,9 +326,8 @@ fn plain_state(first_bytes: FirstBytes) -> TransportState {
 }
 
 /// Refusals are for people to find; the rest is for those who look for it.
-fn log(connection: &Connection) {
-    let Connection { id, direction, client, target, reason, close, .. } = connection;
-    let Some(Close { cause, by, .. }) = close else { return };
+fn log(record: &Record, cause: CloseCause, by: ClosedBy, reason: Option<Reason>) {
+    let Record { id, direction, client, target, .. } = record;
     let reason = reason.map_or("", Reason::as_str);
     match cause {
         CloseCause::Clean | CloseCause::Reset => {

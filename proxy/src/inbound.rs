@@ -1,10 +1,10 @@
 //! Redirected inbound connections: clients without mTLS. Forwarded at once, or refused, with the reason; what they
 //! carry is read off the bytes as they pass.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, pin::Pin, sync::Arc};
 
 use hauberk_mesh::{CloseCause, ClosedBy, Direction};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 use tracing::debug;
 
 use crate::{
@@ -16,8 +16,26 @@ use crate::{
     socket,
 };
 
-/// Serves one redirected connection to the application.
-pub(crate) async fn serve(proxy: &Proxy, tcp: TcpStream, client: SocketAddr) {
+/// What serves a connection once the application has accepted it.
+type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Serves one redirected connection to the application, in `place`.
+#[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
+pub(crate) fn serve(
+    proxy: Arc<Proxy>,
+    tcp: TcpStream,
+    client: SocketAddr,
+    place: OwnedSemaphorePermit,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        let _place = &place;
+        if let Some(rest) = Box::pin(accept(&proxy, tcp, client)).await {
+            rest.await;
+        }
+    }
+}
+
+async fn accept(proxy: &Proxy, tcp: TcpStream, client: SocketAddr) -> Option<Rest> {
     // Not redirected: somebody dialled the listener itself, which is a port of ours.
     let target = socket::original_dst(&tcp).or_else(|_| tcp.local_addr()).unwrap_or(client);
     let mut record = proxy.track(Direction::Inbound, client, target);
@@ -26,20 +44,26 @@ pub(crate) async fn serve(proxy: &Proxy, tcp: TcpStream, client: SocketAddr) {
         Err((cause, reason)) => {
             socket::arm_reset(&tcp);
             record.reason(reason);
-            return record.close(cause, ClosedBy::Proxy);
+            record.close(cause, ClosedBy::Proxy);
+            return None;
         }
     };
-    let app = match proxy.connect_own(target, Direction::Inbound).await {
-        Ok(app) => app,
+    match proxy.connect_own(target, Direction::Inbound).await {
+        Ok(app) => {
+            record.settle(Settled { how: Err(reason), peer: None, local: None, endpoint: None });
+            let (mut client, mut app) = (ByteLeg::new(tcp), ByteLeg::new(app));
+            Some(Box::pin(async move {
+                let ended = relay(&mut client, &mut app, &mut record, Prelude::default()).await;
+                record.relayed(&ended);
+            }))
+        }
         Err(error) => {
             debug!(%error, "application");
             socket::arm_reset(&tcp);
             record.reason(reason);
             let by = if error.cause() == CloseCause::ConnectRefused { ClosedBy::Server } else { ClosedBy::Proxy };
-            return record.close(error.cause(), by);
+            record.close(error.cause(), by);
+            None
         }
-    };
-    record.settle(Settled { how: Err(reason), peer: None, local: None, endpoint: None });
-    let ended = relay(&mut ByteLeg::new(tcp), &mut ByteLeg::new(app), &mut record, Prelude::default()).await;
-    record.relayed(&ended);
+    }
 }

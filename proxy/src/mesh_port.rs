@@ -4,15 +4,14 @@
 use std::{
     future::poll_fn,
     net::SocketAddr,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant, SystemTime},
 };
 
 use hauberk_identity::{Credentials, Peer};
-use hauberk_mesh::{
-    ALPN_HAUBERK, ALPN_LINKERD, CloseCause, ClosedBy, Direction, FailReason, HandshakeKind, TlsDetails,
-};
+use hauberk_mesh::{CloseCause, ClosedBy, Direction, FailReason, HandshakeKind};
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 use tracing::debug;
 
@@ -25,7 +24,7 @@ use crate::{
     places::Place,
     policy,
     proxy::Proxy,
-    records::Negotiated,
+    records::{Agreed, Negotiated, Protocol},
     relay::{Observer, Prelude, relay},
     secure::MeshStream,
     socket, upstream,
@@ -36,9 +35,9 @@ use crate::{
 struct Session {
     client: SocketAddr,
     local: SocketAddr,
-    peer: Peer,
+    peer: Arc<str>,
     own: Arc<str>,
-    details: TlsDetails,
+    agreed: Agreed,
     until: Instant,
 }
 
@@ -48,18 +47,37 @@ struct Rejected(CloseCause, ClosedBy);
 /// Its place was given to somebody who had none.
 const EVICTED: Rejected = Rejected(CloseCause::LimitReached, ClosedBy::Proxy);
 
+/// What serves a connection once it is known what it speaks.
+type Rest<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
 /// Serves one connection to the mesh port. `handshaking` is what strangers can hold: it is given back once the peer
-/// has opened a stream.
-pub(crate) async fn serve(proxy: &Proxy, tcp: TcpStream, client: SocketAddr, handshaking: Place) {
-    let local = tcp.local_addr().unwrap_or(client);
-    // A handshake is large, and gone before the first stream begins.
-    let shaken = handshaking.unless_evicted(Box::pin(handshake(proxy, tcp, client, local))).await;
-    match shaken.unwrap_or(Err(EVICTED)) {
-        Ok((tls, session)) if session.details.protocol.as_bytes() == ALPN_LINKERD => {
-            Box::pin(linkerd(proxy, tls, session, handshaking)).await;
+/// has opened a stream. Each phase has a box of its own: a connection holds no more than the phase that it is in.
+#[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
+pub(crate) fn serve(
+    proxy: Arc<Proxy>,
+    tcp: TcpStream,
+    client: SocketAddr,
+    handshaking: Place,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        if let Some(rest) = Box::pin(accept(&proxy, tcp, client, handshaking)).await {
+            rest.await;
         }
-        Ok((tls, session)) => streams(proxy, tls, session, handshaking).await,
-        Err(Rejected(cause, by)) => proxy.track(Direction::Inbound, client, local).close(cause, by),
+    }
+}
+
+async fn accept(proxy: &Proxy, tcp: TcpStream, client: SocketAddr, handshaking: Place) -> Option<Rest<'_>> {
+    let local = tcp.local_addr().unwrap_or(client);
+    let shaken = handshaking.unless_evicted(handshake(proxy, tcp, client, local)).await;
+    match shaken.unwrap_or(Err(EVICTED)) {
+        Ok((tls, session)) => Some(match session.agreed.protocol {
+            Some(Protocol::Linkerd) => Box::pin(linkerd(proxy, tls, session, handshaking)),
+            _ => Box::pin(streams(proxy, MeshLeg::server(tls), session, Some(handshaking))),
+        }),
+        Err(Rejected(cause, by)) => {
+            proxy.track(Direction::Inbound, client, local).close(cause, by);
+            None
+        }
     }
 }
 
@@ -88,16 +106,16 @@ async fn handshake(
         Err(_) => return Err(failed(CloseCause::HandshakeTimeout, Fault::Peer)),
     };
     let peer = examine(&credentials, &negotiated).map_err(|cause| failed(cause, Fault::Peer))?;
-    let details = negotiated.details();
-    proxy.metrics.handshake(Direction::Inbound, details.handshake, begin.elapsed());
+    let agreed = negotiated.agreed;
+    proxy.metrics.handshake(Direction::Inbound, agreed.handshake, begin.elapsed());
     let until = upstream::serves_until(limits, &[credentials.not_after(), peer.not_after], SystemTime::now());
-    let own = credentials.name().as_str().into();
-    Ok((tls, Session { client, local, peer, own, details, until }))
+    let (peer, own) = (peer.name.shared(), credentials.name().shared());
+    Ok((tls, Session { client, local, peer, own, agreed, until }))
 }
 
 /// Who the peer is, if it speaks one of our protocols.
 fn examine(credentials: &Credentials, negotiated: &Negotiated) -> Result<Peer, CloseCause> {
-    if !matches!(negotiated.alpn.as_deref(), Some(ALPN_HAUBERK | ALPN_LINKERD)) {
+    if negotiated.agreed.protocol.is_none() {
         return Err(CloseCause::ProtocolError);
     }
     let peer = credentials.check_peer(negotiated.peer.as_deref(), None, SystemTime::now());
@@ -105,47 +123,52 @@ fn examine(credentials: &Credentials, negotiated: &Negotiated) -> Result<Peer, C
 }
 
 /// Serves the streams of a connection, one after the other.
-async fn streams(proxy: &Proxy, tls: MeshStream, mut session: Session, handshaking: Place) {
-    let mut leg = MeshLeg::server(tls);
-    let mut handshaking = Some(handshaking);
-    let mut established = None;
-    let mut served = 0;
-    loop {
-        let next = next_open(proxy, &mut leg, served == 0);
-        let next = match &handshaking {
-            Some(place) => place.unless_evicted(next).await,
-            None => Some(next.await),
-        };
-        let open = match next {
-            Some(Ok(Some(open))) => open,
-            None => {
-                let Rejected(cause, by) = EVICTED;
-                proxy.track(Direction::Inbound, session.client, session.local).close(cause, by);
+#[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
+fn streams<'a>(
+    proxy: &'a Proxy,
+    mut leg: MeshLeg<MeshStream>,
+    mut session: Session,
+    mut handshaking: Option<Place>,
+) -> impl Future<Output = ()> + Send + 'a {
+    async move {
+        let mut established = None;
+        let mut served = 0;
+        loop {
+            let next = match &handshaking {
+                Some(place) => Box::pin(place.unless_evicted(next_open(proxy, &mut leg, true))).await,
+                None => Some(next_open(proxy, &mut leg, false).await),
+            };
+            let open = match next {
+                Some(Ok(Some(open))) => open,
+                None => {
+                    let Rejected(cause, by) = EVICTED;
+                    proxy.track(Direction::Inbound, session.client, session.local).close(cause, by);
+                    break;
+                }
+                Some(Ok(None)) => {
+                    // Orderly, so that an OPEN that crosses with it is known to be lost.
+                    let _ = timeout(proxy.spec.limits.linger, leg.close()).await;
+                    break;
+                }
+                Some(Err(error)) => {
+                    let cause = error.map_or(CloseCause::OpenTimeout, |error| error.cause());
+                    proxy.track(Direction::Inbound, session.client, session.local).close(cause, ClosedBy::Client);
+                    break;
+                }
+            };
+            drop(handshaking.take());
+            served += 1;
+            established = established.or_else(|| proxy.mesh_connections.try_acquire().ok());
+            if !stream(proxy, &mut leg, &session, open, established.is_some()).await
+                || !leg.next_stream()
+                || Instant::now() >= session.until
+            {
                 break;
             }
-            Some(Ok(None)) => {
-                // Orderly, so that an OPEN that crosses with it is known to be lost.
-                let _ = timeout(proxy.spec.limits.linger, leg.close()).await;
-                break;
-            }
-            Some(Err(error)) => {
-                let cause = error.map_or(CloseCause::OpenTimeout, |error| error.cause());
-                proxy.track(Direction::Inbound, session.client, session.local).close(cause, ClosedBy::Client);
-                break;
-            }
-        };
-        drop(handshaking.take());
-        served += 1;
-        established = established.or_else(|| proxy.mesh_connections.try_acquire().ok());
-        if !stream(proxy, &mut leg, &session, open, established.is_some()).await
-            || !leg.next_stream()
-            || Instant::now() >= session.until
-        {
-            break;
+            session.agreed.handshake = HandshakeKind::Reused;
         }
-        session.details.handshake = HandshakeKind::Reused;
+        proxy.metrics.mesh_connection_ended(Direction::Inbound, served);
     }
-    proxy.metrics.mesh_connection_ended(Direction::Inbound, served);
 }
 
 /// The next OPEN; `None` where the connection ends between streams, as it may. `Err(None)`: it did not come in time.
@@ -200,7 +223,7 @@ fn idle_limit(pool_idle: Duration) -> Duration {
 async fn stream(proxy: &Proxy, leg: &mut MeshLeg<MeshStream>, session: &Session, open: Open, has_place: bool) -> bool {
     let target = SocketAddr::new(session.local.ip(), open.port());
     let mut record = proxy.track(Direction::Inbound, session.client, target);
-    let app = match admit(proxy, target, has_place).await {
+    let app = match Box::pin(admit(proxy, target, has_place)).await {
         Ok(app) => app,
         Err((reason, cause)) => {
             settle(&mut record, session);
@@ -247,8 +270,8 @@ async fn admit(proxy: &Proxy, target: SocketAddr, has_place: bool) -> Result<Tcp
 
 fn settle(record: &mut Tracked, session: &Session) {
     record.settle(Settled {
-        how: Ok(session.details.clone()),
-        peer: Some(session.peer.name.as_str().into()),
+        how: Ok(session.agreed),
+        peer: Some(session.peer.clone()),
         local: Some(session.own.clone()),
         endpoint: None,
     });

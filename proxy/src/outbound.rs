@@ -5,10 +5,11 @@
 use std::{future::poll_fn, net::SocketAddr, pin::Pin, sync::Arc, task::Poll, time::Instant};
 
 use hauberk_identity::Credentials;
-use hauberk_mesh::{CloseCause, ClosedBy, Direction, FirstBytes, Reason, TlsDetails, TlsMode};
+use hauberk_mesh::{CloseCause, ClosedBy, Direction, FirstBytes, Reason, TlsMode};
 use tokio::{
     io::{AsyncRead, ReadBuf},
     net::TcpStream,
+    sync::OwnedSemaphorePermit,
     time::timeout_at,
 };
 use tracing::debug;
@@ -20,6 +21,7 @@ use crate::{
     leg::{ByteLeg, LegError},
     policy,
     proxy::Proxy,
+    records::Agreed,
     relay::{Observer, Prelude, relay},
     secure::MeshStream,
     socket::{self, ConnectError, Route},
@@ -59,26 +61,46 @@ struct Client {
     record: Tracked,
 }
 
-/// Serves one redirected connection of the application.
-pub(crate) async fn serve(proxy: &Proxy, tcp: TcpStream, addr: SocketAddr) {
+/// What serves a connection once there is a server.
+type Rest<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// Serves one redirected connection of the application, in `place`. What it takes to get to a server is large, and gone
+/// before the relay begins: each has a box of its own.
+#[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
+pub(crate) fn serve(
+    proxy: Arc<Proxy>,
+    tcp: TcpStream,
+    addr: SocketAddr,
+    place: OwnedSemaphorePermit,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        let _place = &place;
+        if let Some(rest) = Box::pin(accept(&proxy, tcp, addr)).await {
+            rest.await;
+        }
+    }
+}
+
+async fn accept(proxy: &Proxy, tcp: TcpStream, addr: SocketAddr) -> Option<Rest<'_>> {
     let Ok(target) = socket::original_dst(&tcp) else {
         // Not redirected: somebody dialled the listener itself.
         let target = tcp.local_addr().unwrap_or(addr);
         socket::arm_reset(&tcp);
-        return proxy.track(Direction::Outbound, addr, target).close(CloseCause::PortNotAllowed, ClosedBy::Proxy);
+        proxy.track(Direction::Outbound, addr, target).close(CloseCause::PortNotAllowed, ClosedBy::Proxy);
+        return None;
     };
     let record = proxy.track(Direction::Outbound, addr, target);
     let mut client = Client { tcp, target, prelude: Prelude::default(), record };
     let own = addr.ip().to_canonical() == target.ip().to_canonical();
-    // What it takes to get there is large, and gone before the relay begins.
-    match Box::pin(connect(proxy, &mut client, own)).await {
-        Ok((server, _load)) => relay_to(proxy, client, server).await,
+    match connect(proxy, &mut client, own).await {
+        Ok((server, load)) => Some(Box::pin(relay_to(proxy, client, server, load))),
         Err(failure) => {
             socket::arm_reset(&client.tcp);
             if let Some(reason) = failure.reason {
                 client.record.reason(reason);
             }
             client.record.close(failure.cause, failure.by);
+            None
         }
     }
 }
@@ -153,7 +175,7 @@ async fn discovered(proxy: &Proxy, client: &mut Client) -> Result<(Server, Optio
         target = balancer.refresh(&proxy.peers);
     }
     if let Some(service) = &target.service {
-        client.record.service(service);
+        client.record.service(service.clone());
     }
     if target.kind == TargetKind::Unknown {
         let allowed = policy::plaintext(&proxy.spec, Reason::UnknownInCluster, &[client.target]);
@@ -228,10 +250,9 @@ async fn plain(proxy: &Proxy, client: &mut Client, endpoint: &Arc<EndpointState>
 async fn meshed(proxy: &Proxy, client: &mut Client, endpoint: &Arc<EndpointState>, peer: &Arc<Peer>) -> Attempt {
     let Some(credentials) = proxy.credentials().await else { return Err((false, Failure::new(CloseCause::NotReady))) };
     match open(proxy, client, endpoint.addr().port(), peer, &credentials).await {
-        Ok((server, details)) => {
-            let peer = Some(peer.key.identity.as_str().into());
-            let local = Some(credentials.name().as_str().into());
-            client.record.settle(Settled { how: Ok(details), peer, local, endpoint: Some(endpoint.clone()) });
+        Ok((server, agreed)) => {
+            let (peer, local) = (Some(peer.key.identity.shared()), Some(credentials.name().shared()));
+            client.record.settle(Settled { how: Ok(agreed), peer, local, endpoint: Some(endpoint.clone()) });
             Ok(server)
         }
         Err(error) => {
@@ -253,7 +274,7 @@ async fn open(
     port: u16,
     peer: &Arc<Peer>,
     credentials: &Credentials,
-) -> Result<(Server, TlsDetails), OpenError> {
+) -> Result<(Server, Agreed), OpenError> {
     let limits = &proxy.spec.limits;
     let mut place = None;
     loop {
@@ -272,12 +293,12 @@ async fn open(
     match connected? {
         Connected::Hauberk(mut conn) => {
             conn.open(port, tcp, prelude, record, limits.open).await?;
-            let details = conn.details();
-            Ok((Server::Mesh(Box::new(conn), peer.clone()), details))
+            let agreed = conn.agreed();
+            Ok((Server::Mesh(Box::new(conn), peer.clone()), agreed))
         }
-        Connected::Linkerd(mut tls, details) => {
+        Connected::Linkerd(mut tls, agreed) => {
             upstream::open_linkerd(&mut tls, port, limits.open).await?;
-            Ok((Server::Linkerd(Box::new(ByteLeg::new(tls))), details))
+            Ok((Server::Linkerd(Box::new(ByteLeg::new(tls))), agreed))
         }
     }
 }
@@ -288,14 +309,14 @@ async fn idle(
     client: &mut Client,
     port: u16,
     peer: &Arc<Peer>,
-) -> Result<Option<(Server, TlsDetails)>, OpenError> {
+) -> Result<Option<(Server, Agreed)>, OpenError> {
     let limits = &proxy.spec.limits;
     let Client { tcp, prelude, record, .. } = client;
     while let Some(mut conn) = proxy.pool.take(&peer.key, Instant::now()) {
         match conn.open(port, tcp, prelude, record, limits.open).await {
             Ok(()) => {
-                let details = conn.details();
-                return Ok(Some((Server::Mesh(Box::new(conn), peer.clone()), details)));
+                let agreed = conn.agreed();
+                return Ok(Some((Server::Mesh(Box::new(conn), peer.clone()), agreed)));
             }
             // It has died meanwhile. Whoever breaks the protocol lives, and may have delivered what was sent.
             Err(OpenError::Lost { error, .. }) if !matches!(error, LegError::Protocol(_)) => continue,
@@ -311,19 +332,29 @@ async fn idle(
     Ok(None)
 }
 
-async fn relay_to(proxy: &Proxy, client: Client, server: Server) {
+/// No `async fn`: that would hold its arguments twice.
+fn relay_to(
+    proxy: &Proxy,
+    client: Client,
+    mut server: Server,
+    load: Option<Load>,
+) -> impl Future<Output = ()> + Send + '_ {
     let Client { tcp, prelude, mut record, .. } = client;
     let mut app = ByteLeg::new(tcp);
-    let ended = match server {
-        Server::Plain(mut leg) => relay(&mut app, &mut leg, &mut record, prelude).await,
-        Server::Linkerd(mut leg) => relay(&mut app, &mut *leg, &mut record, prelude).await,
-        Server::Mesh(mut conn, peer) => {
-            let ended = relay(&mut app, conn.leg(), &mut record, prelude).await;
-            if ended.cause == CloseCause::Clean && conn.next_stream() && peer.is_named() {
-                proxy.pool.put(peer.key.clone(), *conn, Instant::now());
-            }
-            ended
+    async move {
+        let _load = &load;
+        let ended = match &mut server {
+            Server::Plain(leg) => relay(&mut app, leg, &mut record, prelude).await,
+            Server::Linkerd(leg) => relay(&mut app, &mut **leg, &mut record, prelude).await,
+            Server::Mesh(conn, _) => relay(&mut app, conn.leg(), &mut record, prelude).await,
+        };
+        if let Server::Mesh(mut conn, peer) = server
+            && ended.cause == CloseCause::Clean
+            && conn.next_stream()
+            && peer.is_named()
+        {
+            proxy.pool.put(peer.key.clone(), *conn, Instant::now());
         }
-    };
-    record.relayed(&ended);
+        record.relayed(&ended);
+    }
 }

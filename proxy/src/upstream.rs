@@ -10,7 +10,7 @@ use std::{
 };
 
 use hauberk_identity::{Credentials, PeerFault, server_name};
-use hauberk_mesh::{CloseCause, Direction, FailReason, HandshakeKind, Limits, TlsDetails};
+use hauberk_mesh::{CloseCause, Direction, FailReason, HandshakeKind, Limits};
 use rustls::AlertDescription;
 use tokio::{
     io::{AsyncRead, AsyncWriteExt, ReadBuf},
@@ -25,6 +25,7 @@ use crate::{
     mesh_leg::MeshLeg,
     metrics::{Fault, Metrics},
     pool::Pooled,
+    records::{Agreed, Protocol},
     relay::{Observer, Prelude},
     secure::{MeshStream, RecordLayer},
     socket::{self, ConnectError, Route},
@@ -115,7 +116,7 @@ pub(crate) struct MeshConn {
 
 /// What stays the same over all streams of a connection.
 struct Session {
-    details: TlsDetails,
+    agreed: Agreed,
     generations: Generations,
     current: Arc<CurrentGenerations>,
     /// No new stream after this: the age limit, or the end of either certificate.
@@ -155,7 +156,7 @@ impl Drop for MeshConn {
 /// A connection to a proxy, by the protocol that it chose.
 pub(crate) enum Connected {
     Hauberk(MeshConn),
-    Linkerd(MeshStream, TlsDetails),
+    Linkerd(MeshStream, Agreed),
 }
 
 /// Connects and shakes hands with `peer`; its certificate is checked, whether the session was resumed or not.
@@ -189,14 +190,14 @@ pub(crate) async fn connect(
     let proven = credentials
         .check_peer(negotiated.peer.as_deref(), Some(&peer.key.identity), now)
         .inspect_err(|_| failed(Fault::Peer))?;
-    metrics.handshake(Direction::Outbound, negotiated.handshake, begin.elapsed());
-    let details = negotiated.details();
-    match negotiated.alpn.as_deref() {
-        Some(hauberk_mesh::ALPN_LINKERD) => Ok(Connected::Linkerd(tls, details)),
-        Some(hauberk_mesh::ALPN_HAUBERK) => {
+    metrics.handshake(Direction::Outbound, negotiated.agreed.handshake, begin.elapsed());
+    let agreed = negotiated.agreed;
+    match agreed.protocol {
+        Some(Protocol::Linkerd) => Ok(Connected::Linkerd(tls, agreed)),
+        Some(Protocol::Hauberk) => {
             let until = serves_until(limits, &[credentials.not_after(), proven.not_after], now);
             let generations = Generations::of(credentials);
-            let session = Session { details, generations, current: current.clone(), until };
+            let session = Session { agreed, generations, current: current.clone(), until };
             Ok(Connected::Hauberk(MeshConn {
                 leg: MeshLeg::client(tls),
                 session,
@@ -204,7 +205,7 @@ pub(crate) async fn connect(
                 metrics: metrics.clone(),
             }))
         }
-        _ => Err(OpenError::Handshake(io::Error::other("the peer chose none of our protocols"))),
+        None => Err(OpenError::Handshake(io::Error::other("the peer chose none of our protocols"))),
     }
 }
 
@@ -258,10 +259,9 @@ impl MeshConn {
     }
 
     /// The session; a connection that has served a stream before is `reused`.
-    pub(crate) fn details(&self) -> TlsDetails {
-        let reused = self.streams > 1;
-        let handshake = if reused { HandshakeKind::Reused } else { self.session.details.handshake };
-        TlsDetails { handshake, ..self.session.details.clone() }
+    pub(crate) fn agreed(&self) -> Agreed {
+        let handshake = if self.streams > 1 { HandshakeKind::Reused } else { self.session.agreed.handshake };
+        Agreed { handshake, ..self.session.agreed }
     }
 
     /// Whether the connection may serve another stream.

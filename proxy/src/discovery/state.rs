@@ -37,7 +37,7 @@ enum Got {
 
 #[derive(Debug)]
 struct Profile {
-    service: Option<String>,
+    service: Option<Arc<str>>,
     /// Set if the address is that of a pod; without an endpoint if what was said of it could not be read.
     pod: Option<Option<Arc<Endpoint>>>,
 }
@@ -72,7 +72,7 @@ impl Resolution {
     pub(crate) fn profile(&mut self, profile: DestinationProfile) -> Option<Malformed> {
         self.silent.profile = false;
         let read = profile.endpoint.map(endpoint);
-        let service = Some(profile.fully_qualified_name).filter(|name| !name.is_empty());
+        let service = Some(profile.fully_qualified_name).filter(|name| !name.is_empty()).map(Arc::from);
         let (pod, fault) = match read {
             None => (None, None),
             Some(Ok(endpoint)) => (Some(Some(Arc::new(endpoint))), None),

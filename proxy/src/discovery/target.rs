@@ -18,7 +18,7 @@ use linkerd2_proxy_api::{
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// The fully qualified name of the service that the address belongs to.
-    pub service: Option<String>,
+    pub service: Option<Arc<str>>,
     /// How long one client stays with one endpoint.
     pub affinity: Option<Duration>,
     /// Who has the address.

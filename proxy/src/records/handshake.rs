@@ -1,13 +1,14 @@
 //! Drives rustls through a handshake and takes the connection over from it. rustls is shown one record at a time: what
 //! comes behind the handshake it must not see. No I/O: the caller moves the bytes.
 
-use std::io;
+use std::{io, sync::Arc};
 
-use hauberk_mesh::{HandshakeKind, TlsDetails};
+use hauberk_mesh::{ALPN_HAUBERK, ALPN_LINKERD, HandshakeKind, TlsDetails};
 use rustls::{
-    CipherSuite, CommonState, Error, ExtractedSecrets, NamedGroup, PeerMisbehaved, ProtocolVersion,
+    CipherSuite, ClientConfig, CommonState, Error, ExtractedSecrets, NamedGroup, PeerMisbehaved, ProtocolVersion,
+    ServerConfig,
     client::{ClientConnectionData, UnbufferedClientConnection},
-    pki_types::CertificateDer,
+    pki_types::{CertificateDer, ServerName},
     server::{ServerConnectionData, UnbufferedServerConnection},
     unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus},
 };
@@ -15,56 +16,91 @@ use rustls::{
 use super::{
     RecordError,
     keys::HEADER,
-    session::{Kernel, Session},
+    schedule::{Learned, Schedule},
+    session::{Role, Session},
 };
 
 /// No handshake message is longer, and rustls takes none that is. A record may come on top.
 const LARGEST_FLIGHT: usize = 64 * 1024 + 18 * 1024;
 
 /// What the handshake agreed on.
-#[derive(Debug, Clone)]
-pub struct Negotiated {
+#[derive(Debug, Clone, Copy)]
+pub struct Agreed {
     /// Always TLS 1.3.
     pub version: ProtocolVersion,
     /// The cipher suite.
     pub cipher: CipherSuite,
     /// The key-exchange group.
     pub group: Option<NamedGroup>,
-    /// The application protocol.
-    pub alpn: Option<Vec<u8>>,
+    /// What is spoken behind it, if it is one of the mesh's protocols.
+    pub protocol: Option<Protocol>,
     /// Full or resumed.
     pub handshake: HandshakeKind,
+}
+
+/// What the mesh speaks, by ALPN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Ours.
+    Hauberk,
+    /// Linkerd's.
+    Linkerd,
+}
+
+impl Protocol {
+    fn of(alpn: &[u8]) -> Option<Self> {
+        [Self::Hauberk, Self::Linkerd].into_iter().find(|protocol| protocol.alpn() == alpn)
+    }
+
+    fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Hauberk => ALPN_HAUBERK,
+            Self::Linkerd => ALPN_LINKERD,
+        }
+    }
+}
+
+impl Agreed {
+    /// As `/connections` shows it.
+    pub fn details(&self) -> TlsDetails {
+        let protocol = self.protocol.map_or_else(Default::default, |protocol| String::from_utf8_lossy(protocol.alpn()));
+        TlsDetails {
+            version: format!("{:?}", self.version),
+            cipher: format!("{:?}", self.cipher),
+            group: self.group.map_or_else(String::new, |group| format!("{group:?}")),
+            protocol: protocol.into_owned(),
+            handshake: self.handshake,
+        }
+    }
+}
+
+/// What came of a handshake.
+#[derive(Debug, Clone)]
+pub struct Negotiated {
+    /// What was agreed on.
+    pub agreed: Agreed,
     /// The peer's chain, leaf first; restored where the session was resumed.
     pub peer: Option<Vec<CertificateDer<'static>>>,
 }
 
 impl Negotiated {
-    /// What an established connection of rustls agreed on.
+    /// That of an established connection of rustls.
     pub(crate) fn of(tls: &CommonState) -> Result<Self, RecordError> {
         match (tls.protocol_version(), tls.negotiated_cipher_suite()) {
             (Some(version @ ProtocolVersion::TLSv1_3), Some(suite)) => Ok(Self {
-                version,
-                cipher: suite.suite(),
-                group: tls.negotiated_key_exchange_group().map(|group| group.name()),
-                alpn: tls.alpn_protocol().map(<[u8]>::to_vec),
-                handshake: match tls.handshake_kind() {
-                    Some(rustls::HandshakeKind::Resumed) => HandshakeKind::Resumed,
-                    _ => HandshakeKind::Full,
+                agreed: Agreed {
+                    version,
+                    cipher: suite.suite(),
+                    group: tls.negotiated_key_exchange_group().map(|group| group.name()),
+                    protocol: tls.alpn_protocol().and_then(Protocol::of),
+                    handshake: match tls.handshake_kind() {
+                        Some(rustls::HandshakeKind::Resumed) => HandshakeKind::Resumed,
+                        _ => HandshakeKind::Full,
+                    },
                 },
                 peer: tls.peer_certificates().map(<[CertificateDer<'_>]>::to_vec),
             }),
             _ => Err(Error::General("the record layer is for TLS 1.3: configure nothing else".to_owned()).into()),
-        }
-    }
-
-    /// The session, as `/connections` shows it.
-    pub fn details(&self) -> TlsDetails {
-        TlsDetails {
-            version: format!("{:?}", self.version),
-            cipher: format!("{:?}", self.cipher),
-            group: self.group.map_or_else(String::new, |group| format!("{group:?}")),
-            protocol: String::from_utf8_lossy(self.alpn.as_deref().unwrap_or_default()).into_owned(),
-            handshake: self.handshake,
         }
     }
 }
@@ -72,13 +108,15 @@ impl Negotiated {
 /// A rustls connection of either side.
 pub(super) trait Side: Sized {
     type Data;
+    const IS_CLIENT: bool;
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
     fn common(&self) -> &CommonState;
-    fn take_over(self) -> Result<(ExtractedSecrets, Kernel), Error>;
+    fn take_over(self) -> Result<(ExtractedSecrets, Role), Error>;
 }
 
 impl Side for UnbufferedClientConnection {
     type Data = ClientConnectionData;
+    const IS_CLIENT: bool = true;
 
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(incoming)
@@ -88,14 +126,15 @@ impl Side for UnbufferedClientConnection {
         self
     }
 
-    fn take_over(self) -> Result<(ExtractedSecrets, Kernel), Error> {
+    fn take_over(self) -> Result<(ExtractedSecrets, Role), Error> {
         let (secrets, kernel) = self.dangerous_into_kernel_connection()?;
-        Ok((secrets, Kernel::Client(Box::new(kernel))))
+        Ok((secrets, Role::Client(Some(Box::new(kernel)))))
     }
 }
 
 impl Side for UnbufferedServerConnection {
     type Data = ServerConnectionData;
+    const IS_CLIENT: bool = false;
 
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(incoming)
@@ -105,9 +144,9 @@ impl Side for UnbufferedServerConnection {
         self
     }
 
-    fn take_over(self) -> Result<(ExtractedSecrets, Kernel), Error> {
-        let (secrets, kernel) = self.dangerous_into_kernel_connection()?;
-        Ok((secrets, Kernel::Server(Box::new(kernel))))
+    fn take_over(self) -> Result<(ExtractedSecrets, Role), Error> {
+        let (secrets, _) = self.dangerous_into_kernel_connection()?;
+        Ok((secrets, Role::Server))
     }
 }
 
@@ -125,6 +164,7 @@ pub(super) enum Need {
 /// A handshake under way.
 pub(super) struct Handshake<S> {
     side: S,
+    learned: Arc<Learned>,
     pub(super) received: Vec<u8>,
     /// Of `received`, what rustls has seen.
     shown: usize,
@@ -134,9 +174,27 @@ pub(super) struct Handshake<S> {
     pub(super) outgoing: Vec<u8>,
 }
 
+impl Handshake<UnbufferedClientConnection> {
+    pub(super) fn client(config: &ClientConfig, name: ServerName<'static>) -> Result<Self, RecordError> {
+        let learned = Arc::new(Learned::default());
+        let mut config = config.clone();
+        config.key_log = learned.clone();
+        Ok(Self::new(UnbufferedClientConnection::new(Arc::new(config), name)?, learned))
+    }
+}
+
+impl Handshake<UnbufferedServerConnection> {
+    pub(super) fn server(config: &ServerConfig) -> Result<Self, RecordError> {
+        let learned = Arc::new(Learned::default());
+        let mut config = config.clone();
+        config.key_log = learned.clone();
+        Ok(Self::new(UnbufferedServerConnection::new(Arc::new(config))?, learned))
+    }
+}
+
 impl<S: Side> Handshake<S> {
-    pub(super) fn new(side: S) -> Self {
-        Self { side, received: Vec::new(), shown: 0, next: 0, outgoing: Vec::new() }
+    fn new(side: S, learned: Arc<Learned>) -> Self {
+        Self { side, learned, received: Vec::new(), shown: 0, next: 0, outgoing: Vec::new() }
     }
 
     /// Goes on as far as it can. After an error, `outgoing` may have an alert for the peer.
@@ -174,9 +232,12 @@ impl<S: Side> Handshake<S> {
             return Err(Error::from(PeerMisbehaved::KeyEpochWithPendingFragment).into());
         }
         let negotiated = Negotiated::of(self.side.common())?;
-        let (secrets, kernel) = self.side.take_over()?;
+        let (client, server) = self.learned.secrets()?;
+        let (sealing, opening) = if S::IS_CLIENT { (client, server) } else { (server, client) };
+        let schedule = Schedule::new(self.side.common(), sealing, opening)?;
+        let (secrets, role) = self.side.take_over()?;
         let received = if self.received.is_empty() { Vec::new() } else { self.received[..].to_vec() };
-        Ok((Session::new(secrets, kernel)?, negotiated, received))
+        Ok((Session::new(secrets, schedule, role)?, negotiated, received))
     }
 
     fn discard(&mut self, count: usize) {

@@ -6,11 +6,13 @@ use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey,
 };
 use rustls::{ConnectionTrafficSecrets, ContentType, Error, InvalidMessage, PeerMisbehaved, crypto::cipher::AeadKey};
+use zeroize::Zeroizing;
 
 use super::RecordError;
 
 pub(super) const HEADER: usize = 5;
 const TAG: usize = 16;
+const LONGEST_KEY: usize = 32;
 /// The content type, which stands behind the content, and the tag.
 const TAIL: usize = 1 + TAG;
 /// What a record is longer than its content.
@@ -68,9 +70,22 @@ impl Keys {
             Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
             _ => return Err(Error::General("a cipher suite that is not known here".to_owned()).into()),
         };
-        let unusable = || Error::General("the secrets do not fit the cipher suite".to_owned());
-        let key = UnboundKey::new(algorithm, key.as_ref()).map_err(|_| unusable())?;
-        let iv = iv.as_ref().try_into().map_err(|_| unusable())?;
+        let iv = iv.as_ref().try_into().map_err(|_| unfit())?;
+        Self::of(algorithm, key.as_ref(), iv, seq)
+    }
+
+    /// Those that follow, of the same cipher: `expand` fills what it is given with what the next secret has for a label.
+    pub(super) fn next(&self, mut expand: impl FnMut(&[u8], &mut [u8])) -> Result<Self, RecordError> {
+        let algorithm = self.aead.algorithm();
+        let (mut key, mut iv) = (Zeroizing::new([0; LONGEST_KEY]), [0; NONCE_LEN]);
+        let key = &mut key[..algorithm.key_len()];
+        expand(b"key", key);
+        expand(b"iv", &mut iv);
+        Self::of(algorithm, key, iv, 0)
+    }
+
+    fn of(algorithm: &'static Algorithm, key: &[u8], iv: [u8; NONCE_LEN], seq: u64) -> Result<Self, RecordError> {
+        let key = UnboundKey::new(algorithm, key).map_err(|_| unfit())?;
         Ok(Self { aead: LessSafeKey::new(key), iv, seq })
     }
 
@@ -131,6 +146,10 @@ impl Keys {
         }
         Ok(Nonce::assume_unique_for_key(nonce))
     }
+}
+
+fn unfit() -> Error {
+    Error::General("the secrets do not fit the cipher suite".to_owned())
 }
 
 fn record_header(body: usize) -> [u8; HEADER] {

@@ -2,13 +2,14 @@
 //! change. No I/O.
 
 use rustls::{
-    AlertDescription, ContentType, Error, HandshakeType, InvalidMessage, PeerMisbehaved, client::ClientConnectionData,
-    kernel::KernelConnection, server::ServerConnectionData,
+    AlertDescription, ContentType, Error, ExtractedSecrets, HandshakeType, InvalidMessage, PeerMisbehaved,
+    client::ClientConnectionData, kernel::KernelConnection,
 };
 
 use super::{
     RecordError,
     keys::{Gather, Keys, OVERHEAD},
+    schedule::Schedule,
 };
 
 /// Four such records are 64,088 bytes: just under 45 TCP segments of 1,448, so that a write leaves no small tail.
@@ -45,33 +46,20 @@ pub(super) enum Request {
     Requested = 1,
 }
 
-/// What rustls keeps of the connection: the secrets that new keys come from, and what makes tickets useful.
-pub(super) enum Kernel {
-    Client(Box<KernelConnection<ClientConnectionData>>),
-    Server(Box<KernelConnection<ServerConnectionData>>),
-}
-
-impl Kernel {
-    fn next_sealing(&mut self) -> Result<Keys, RecordError> {
-        Keys::new(match self {
-            Self::Client(client) => client.update_tx_secret()?,
-            Self::Server(server) => server.update_tx_secret()?,
-        })
-    }
-
-    fn next_opening(&mut self) -> Result<Keys, RecordError> {
-        Keys::new(match self {
-            Self::Client(client) => client.update_rx_secret()?,
-            Self::Server(server) => server.update_rx_secret()?,
-        })
-    }
+/// Which side we are.
+pub(super) enum Role {
+    /// With what rustls keeps to make tickets useful, a part of which is the peer's chain: until the first data, which
+    /// comes behind them. Later ones are not kept.
+    Client(Option<Box<KernelConnection<ClientConnectionData>>>),
+    Server,
 }
 
 /// Both directions of an established connection.
 pub(super) struct Session {
     sealing: Keys,
     opening: Keys,
-    kernel: Kernel,
+    schedule: Schedule,
+    role: Role,
     /// A handshake message that has not come in whole.
     partial: Vec<u8>,
     /// Since the last data.
@@ -81,9 +69,9 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(secrets: rustls::ExtractedSecrets, kernel: Kernel) -> Result<Self, RecordError> {
+    pub(super) fn new(secrets: ExtractedSecrets, schedule: Schedule, role: Role) -> Result<Self, RecordError> {
         let (sealing, opening) = (Keys::new(secrets.tx)?, Keys::new(secrets.rx)?);
-        Ok(Self { sealing, opening, kernel, partial: Vec::new(), controls: 0, update: None })
+        Ok(Self { sealing, opening, schedule, role, partial: Vec::new(), controls: 0, update: None })
     }
 
     /// Seals as much of `content` as goes into one write, and what must go before it, to the front of `out`, which must
@@ -115,7 +103,7 @@ impl Session {
         let Some(request) = self.update.or(due) else { return Ok(0) };
         let message = [u8::from(HandshakeType::KeyUpdate), 0, 0, 1, request as u8];
         let sealed = self.sealing.seal(ContentType::Handshake, &mut Gather::of(&message), message.len(), out)?;
-        self.sealing = self.kernel.next_sealing()?;
+        self.sealing = self.schedule.next_sealing(&self.sealing)?;
         self.update = None;
         Ok(sealed)
     }
@@ -135,6 +123,9 @@ impl Session {
             }
             ContentType::ApplicationData => {
                 self.controls = 0;
+                if let Role::Client(tickets) = &mut self.role {
+                    *tickets = None;
+                }
                 Ok(Opened::Data(len))
             }
             ContentType::Handshake => self.handshake(content).map(|()| Opened::Control),
@@ -185,18 +176,21 @@ impl Session {
 
     fn message(&mut self, Message { kind, body }: Message<'_>, is_last: bool) -> Result<(), RecordError> {
         self.count_control()?;
-        match (kind, &mut self.kernel) {
+        match (kind, &mut self.role) {
             // What stands behind it in the same record would be under keys that are no longer in force.
             (HandshakeType::KeyUpdate, _) if !is_last => Err(misbehaved(PeerMisbehaved::KeyEpochWithPendingFragment)),
-            (HandshakeType::KeyUpdate, kernel) => {
+            (HandshakeType::KeyUpdate, _) => {
                 let requested = is_requested(body)?;
-                self.opening = kernel.next_opening()?;
+                self.opening = self.schedule.next_opening(&self.opening)?;
                 if requested {
                     self.update.get_or_insert(Request::NotRequested);
                 }
                 Ok(())
             }
-            (HandshakeType::NewSessionTicket, Kernel::Client(client)) => Ok(client.handle_new_session_ticket(body)?),
+            (HandshakeType::NewSessionTicket, Role::Client(tickets)) => match tickets {
+                Some(rustls) => Ok(rustls.handle_new_session_ticket(body)?),
+                None => check_ticket(body),
+            },
             (got_type, _) => {
                 let expect_types = vec![HandshakeType::KeyUpdate, HandshakeType::NewSessionTicket];
                 Err(Error::InappropriateHandshakeMessage { expect_types, got_type }.into())
@@ -227,7 +221,7 @@ impl Session {
 
     #[cfg(test)]
     pub(super) fn next_sealing_keys(&mut self) {
-        self.sealing = self.kernel.next_sealing().expect("TLS 1.3");
+        self.sealing = self.schedule.next_sealing(&self.sealing).expect("TLS 1.3");
     }
 
     #[cfg(test)]
@@ -265,6 +259,25 @@ fn is_requested(key_update: &[u8]) -> Result<bool, RecordError> {
         [] => Err(invalid(InvalidMessage::MissingData("KeyUpdateRequest"))),
         _ => Err(invalid(InvalidMessage::TrailingData("KeyUpdate"))),
     }
+}
+
+/// Of a ticket that is not kept: whether it has the form of one. What its extensions hold concerns nobody.
+fn check_ticket(body: &[u8]) -> Result<(), RecordError> {
+    const LIFETIME_AND_AGE: usize = 8;
+    let fields = || {
+        let (_, rest) = body.split_at_checked(LIFETIME_AND_AGE)?;
+        let (_nonce, rest) = vector::<1>(rest)?;
+        let (ticket, rest) = vector::<2>(rest)?;
+        let (_extensions, rest) = vector::<2>(rest)?;
+        (!ticket.is_empty() && rest.is_empty()).then_some(())
+    };
+    fields().ok_or(invalid(InvalidMessage::MissingData("NewSessionTicket")))
+}
+
+/// What stands behind a length of `N` bytes, and the rest.
+fn vector<const N: usize>(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = bytes.split_first_chunk::<N>()?;
+    rest.split_at_checked(len.iter().fold(0, |len, byte| len << 8 | usize::from(*byte)))
 }
 
 fn misbehaved(how: PeerMisbehaved) -> RecordError {

@@ -37,8 +37,10 @@ thread_local! {
 }
 
 /// Shakes hands, then takes the connection over from rustls.
-pub(super) async fn shake<S: Side>(side: S, mut tcp: TcpStream) -> io::Result<(RecordStream, Negotiated)> {
-    let mut handshake = Handshake::new(side);
+pub(super) async fn shake<S: Side>(
+    mut handshake: Handshake<S>,
+    mut tcp: TcpStream,
+) -> io::Result<(RecordStream, Negotiated)> {
     loop {
         match handshake.advance() {
             Ok(Need::Send) => {

@@ -107,7 +107,7 @@ fn resumed(who: (super::pair::Who, super::pair::Who), configs: &Configs) -> Vec<
     [&mut client, &mut server]
         .map(|end| match end {
             End::Rustls(tls) => tls.handshake_kind(),
-            End::Ours(ours) => Some(match ours.negotiated.handshake {
+            End::Ours(ours) => Some(match ours.negotiated.agreed.handshake {
                 hauberk_mesh::HandshakeKind::Resumed => rustls::HandshakeKind::Resumed,
                 _ => rustls::HandshakeKind::Full,
             }),

@@ -1,6 +1,6 @@
 //! The handover from rustls: nothing that comes behind the handshake is lost, nothing before it is trusted.
 
-use std::{io::Write as _, sync::Arc};
+use std::io::Write as _;
 
 use proptest::prelude::*;
 use rustls::{
@@ -16,8 +16,7 @@ use crate::records::{
 };
 
 /// Shakes hands in pieces of `piece` bytes with rustls, which says `early` as soon as it can: all that we get of it.
-fn handed_over<S: Side>(ours: S, mut theirs: Connection, piece: usize, early: &[u8]) -> Vec<u8> {
-    let mut ours = Handshake::new(ours);
+fn handed_over<S: Side>(mut ours: Handshake<S>, mut theirs: Connection, piece: usize, early: &[u8]) -> Vec<u8> {
     theirs.writer().write_all(early).expect("room");
     let (mut to_us, mut to_them) = (written(&mut theirs), turn(&mut ours, &[]).expect("in order"));
     while !to_us.is_empty() || !to_them.is_empty() {
@@ -47,13 +46,13 @@ proptest! {
         early in proptest::collection::vec(any::<u8>(), 0..20_000),
     ) {
         let configs = configs(suite);
-        let client = UnbufferedClientConnection::new(configs.client.clone(), server_name()).expect("a client");
+        let client = Handshake::client(&configs.client, server_name()).expect("a client");
         let mut config = ServerConfig::clone(&configs.server);
         (config.send_half_rtt_data, config.max_fragment_size) = (true, fragment);
         let server = ServerConnection::new(config.into()).expect("a server");
         prop_assert!(handed_over(client, server.into(), piece, &early) == early, "to the client");
 
-        let server = UnbufferedServerConnection::new(configs.server).expect("a server");
+        let server = Handshake::server(&configs.server).expect("a server");
         let mut config = ClientConfig::clone(&configs.client);
         config.max_fragment_size = fragment;
         let client = ClientConnection::new(config.into(), server_name()).expect("a client");
@@ -90,11 +89,11 @@ fn feed<S: Side>(mut handshake: Handshake<S>, wire: &[u8], piece: usize) {
 }
 
 fn client() -> Handshake<UnbufferedClientConnection> {
-    Handshake::new(UnbufferedClientConnection::new(configs(SUITES[0]).client, server_name()).expect("a client"))
+    Handshake::client(&configs(SUITES[0]).client, server_name()).expect("a client")
 }
 
 fn server() -> Handshake<UnbufferedServerConnection> {
-    Handshake::new(UnbufferedServerConnection::new(configs(SUITES[0]).server).expect("a server"))
+    Handshake::server(&configs(SUITES[0]).server).expect("a server")
 }
 
 #[test]
@@ -125,8 +124,8 @@ fn a_configuration_that_keeps_its_secrets_is_named() {
     let configs = configs(SUITES[0]);
     let mut config = ClientConfig::clone(&configs.client);
     config.enable_secret_extraction = false;
-    let mut client = Handshake::new(UnbufferedClientConnection::new(Arc::new(config), server_name()).expect("one"));
-    let mut server = Handshake::new(UnbufferedServerConnection::new(configs.server).expect("a server"));
+    let mut client = Handshake::client(&config, server_name()).expect("a client");
+    let mut server = Handshake::server(&configs.server).expect("a server");
     let hello = turn(&mut client, &[]).expect("a hello");
     let answer = turn(&mut server, &hello).expect("in order");
     turn(&mut client, &answer).expect("in order");

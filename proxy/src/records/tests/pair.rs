@@ -277,20 +277,14 @@ fn finish<S: Side>(handshake: Handshake<S>) -> End {
 /// A connection after its handshake, tickets taken.
 pub(super) fn connected(who: (Who, Who), configs: &Configs) -> (End, End) {
     let mut client = match who.0 {
-        Who::Ours => {
-            let client = UnbufferedClientConnection::new(configs.client.clone(), server_name());
-            Shaking::Client(Handshake::new(client.expect("a client")))
-        }
+        Who::Ours => Shaking::Client(Handshake::client(&configs.client, server_name()).expect("a client")),
         Who::Rustls => {
             let client = ClientConnection::new(configs.client.clone(), server_name());
             Shaking::Rustls(Box::new(client.expect("a client").into()))
         }
     };
     let mut server = match who.1 {
-        Who::Ours => {
-            let server = UnbufferedServerConnection::new(configs.server.clone());
-            Shaking::Server(Handshake::new(server.expect("a server")))
-        }
+        Who::Ours => Shaking::Server(Handshake::server(&configs.server).expect("a server")),
         Who::Rustls => {
             let server = ServerConnection::new(configs.server.clone());
             Shaking::Rustls(Box::new(server.expect("a server").into()))
