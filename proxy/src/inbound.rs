@@ -37,7 +37,7 @@ pub(crate) fn serve(
 
 async fn accept(proxy: &Proxy, tcp: TcpStream, client: SocketAddr) -> Option<Rest> {
     // Not redirected: somebody dialled the listener itself, which is a port of ours.
-    let target = socket::original_dst(&tcp).or_else(|_| tcp.local_addr()).unwrap_or(client);
+    let target = socket::original_dst(&tcp, client).or_else(|_| tcp.local_addr()).unwrap_or(client);
     let mut record = proxy.track(Direction::Inbound, client, target);
     let reason = match policy::inbound(&proxy.spec, client.ip(), target) {
         Ok(reason) => reason,

@@ -5,12 +5,14 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use hauberk_mesh::CloseCause;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
+    time::{Sleep, sleep},
 };
 
 use crate::{
@@ -21,6 +23,9 @@ use crate::{
 
 /// What is read from an application at once: it makes full frames in full TLS records, four to a write.
 pub(crate) const ONE_WRITE: usize = FRAMES_PER_WRITE * MAX_DATA_SENT;
+/// Most connections whose one direction ends are over by then: only beyond it is it worth five system calls to be told of a
+/// reset.
+const AGREES: Duration = Duration::from_millis(20);
 /// Frames that a mesh leg hands to TLS at once.
 pub(crate) const FRAMES_PER_WRITE: usize = 4;
 
@@ -126,7 +131,14 @@ impl Carrier for TcpStream {
 pub(crate) struct ByteLeg<T> {
     io: T,
     /// Set once the peer has ended its direction and the other goes on.
-    breaks: Option<Pin<Box<dyn Future<Output = LegError> + Send>>>,
+    breaks: Option<Breaks>,
+}
+
+/// How it is noticed that a connection breaks whose peer has ended its direction.
+enum Breaks {
+    /// Not yet looked for.
+    Soon(Pin<Box<Sleep>>),
+    Watched(Pin<Box<dyn Future<Output = LegError> + Send>>),
 }
 
 impl<T> ByteLeg<T> {
@@ -167,8 +179,15 @@ impl<T: Carrier> Leg for ByteLeg<T> {
     }
 
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<LegError> {
-        let breaks = self.breaks.get_or_insert_with(|| Box::pin(breaks(self.io.tcp().as_fd().try_clone_to_owned())));
-        breaks.as_mut().poll(cx)
+        let breaks = self.breaks.get_or_insert_with(|| Breaks::Soon(Box::pin(sleep(AGREES))));
+        if let Breaks::Soon(sleep) = breaks {
+            ready!(sleep.as_mut().poll(cx));
+            *breaks = Breaks::Watched(Box::pin(watch(self.io.tcp().as_fd().try_clone_to_owned())));
+        }
+        match breaks {
+            Breaks::Watched(watch) => watch.as_mut().poll(cx),
+            Breaks::Soon(_) => Poll::Pending,
+        }
     }
 
     fn ended(&mut self) {
@@ -182,7 +201,7 @@ impl<T: Carrier> Leg for ByteLeg<T> {
 
 /// Waits until a TCP connection breaks. Once the peer has sent FIN, reading says nothing but "end" any more, whatever
 /// comes after: only the socket's error does, and of that a second handle of the socket is told.
-async fn breaks(socket: io::Result<OwnedFd>) -> LegError {
+async fn watch(socket: io::Result<OwnedFd>) -> LegError {
     let watch = async {
         let socket = TcpStream::from_std(socket?.into())?;
         socket.ready(Interest::ERROR).await?;

@@ -82,7 +82,7 @@ pub(crate) fn serve(
 }
 
 async fn accept(proxy: &Proxy, tcp: TcpStream, addr: SocketAddr) -> Option<Rest<'_>> {
-    let Ok(target) = socket::original_dst(&tcp) else {
+    let Ok(target) = socket::original_dst(&tcp, addr) else {
         // Not redirected: somebody dialled the listener itself.
         let target = tcp.local_addr().unwrap_or(addr);
         socket::arm_reset(&tcp);

@@ -208,10 +208,10 @@ pub(crate) fn own_address(peer: SocketAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// Where a redirected connection was going. An error if it was not redirected.
-pub(crate) fn original_dst(stream: &TcpStream) -> io::Result<SocketAddr> {
+/// Where a redirected connection of `client` was going. An error if it was not redirected.
+pub(crate) fn original_dst(stream: &TcpStream, client: SocketAddr) -> io::Result<SocketAddr> {
     let socket = SockRef::from(stream);
-    let addr = match stream.local_addr()?.ip() {
+    let addr = match client.ip() {
         IpAddr::V4(_) => socket.original_dst_v4()?,
         IpAddr::V6(_) => socket.original_dst_v6()?,
     };
