@@ -1,7 +1,10 @@
 //! Congestion control of the pods' namespaces. The machine decides which algorithms a namespace may choose: where the
 //! wanted one is not among them it is allowed for the run, and what was set before comes back at the end.
 
-use std::fs;
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -10,10 +13,11 @@ const AVAILABLE: &str = "/proc/sys/net/ipv4/tcp_available_congestion_control";
 /// What a namespace is given.
 pub(crate) const SYSCTL: &str = "net.ipv4.tcp_congestion_control";
 
-/// While it lives, namespaces may choose the algorithm.
+/// While it lives, namespaces may choose the algorithm. What was set before comes back when this process ends, however it
+/// does.
 #[derive(Debug)]
 pub(crate) struct Allowed {
-    before: Option<String>,
+    restorer: Option<Child>,
 }
 
 impl Allowed {
@@ -27,22 +31,33 @@ impl Allowed {
         );
         let before = read(ALLOWED)?;
         if lists(&before, wanted) {
-            return Ok(Self { before: None });
+            return Ok(Self { restorer: None });
         }
         eprintln!("note: namespaces may not choose {wanted} on this machine: allowed until the end of the run");
+        let restorer = Some(restorer(before.trim())?);
         allow(wanted)?;
-        Ok(Self { before: Some(before) })
+        Ok(Self { restorer })
     }
 }
 
 impl Drop for Allowed {
     fn drop(&mut self) {
-        if let Some(before) = &self.before
-            && let Err(error) = fs::write(ALLOWED, before)
-        {
-            eprintln!("cannot restore {ALLOWED} to {before:?}: {error}");
+        let Some(restorer) = &mut self.restorer else { return };
+        drop(restorer.stdin.take());
+        match restorer.wait() {
+            Ok(status) if status.success() => {}
+            failed => eprintln!("cannot restore {ALLOWED}: {failed:?}"),
         }
     }
+}
+
+/// Sets `before` once its input ends, which this process holds. In a session of its own: a terminal that ends this process
+/// spares it.
+fn restorer(before: &str) -> Result<Child> {
+    let script = format!(r#"cat && printf %s "$1" > {ALLOWED}"#);
+    let mut command = Command::new("setsid");
+    command.args(["sh", "-c", &script, "sh", before]).stdin(Stdio::piped()).stdout(Stdio::null());
+    command.spawn().context("setsid does not run")
 }
 
 /// Right before a namespace is made: somebody else may have set the machine otherwise meanwhile.

@@ -2,7 +2,6 @@
 //! `mesh.yaml`, or follows the objects of a Kubernetes cluster. Answers are pure functions of an [`Index`]; the shells
 //! around them read the file, watch the cluster, and speak gRPC.
 
-mod admin;
 mod answer;
 mod choice;
 mod from_mesh;

@@ -103,6 +103,11 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// What `/metrics` prints.
+    pub(crate) fn registry(&self) -> Arc<Registry> {
+        self.registry.clone()
+    }
+
     /// All of them, as `/metrics` prints them.
     pub fn text(&self) -> String {
         let mut text = String::new();

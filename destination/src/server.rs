@@ -8,14 +8,14 @@ use hauberk_identity::{
     Agent, AgentConfig, Store,
     grpc::{self, ClientAuth, IncomingLimits},
 };
-use hauberk_kubernetes::Readiness;
+use hauberk_kubernetes::{Readiness, serve_admin};
 use hauberk_mesh::{DESTINATION_ACCOUNT, Networks, TrustDomain};
 use linkerd2_proxy_api::destination::destination_server::DestinationServer;
 use tokio::{net::TcpListener, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{Api, Bounds, Hub, KubernetesSource, MeshSource, Metrics, admin};
+use crate::{Api, Bounds, Hub, KubernetesSource, MeshSource, Metrics};
 
 /// A question is an address or a name, and a token that nobody here sets.
 const LARGEST_REQUEST: usize = 16 * 1024;
@@ -71,7 +71,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     };
     let mut tasks = JoinSet::new();
     tasks.spawn(agent.run(stop.clone()));
-    tasks.spawn(admin::serve(admin, metrics.clone(), Arc::new(pending), stop.clone()));
+    tasks.spawn(serve_admin(admin, metrics.registry(), pending, stop.clone()));
     tasks.spawn(remind(readiness, stop.clone()));
     let serving = Serving { listener, store, domain: config.domain, metrics, stop: stop.clone() };
     tasks.spawn(serving.from(source));

@@ -93,11 +93,11 @@ impl Latch {
     }
 }
 
-/// Serves until `stop`.
+/// Serves until `stop`. `pending` is what `/ready` asks: it is ready when nothing is.
 pub async fn serve_admin(
     listener: TcpListener,
     registry: Arc<Registry>,
-    readiness: Readiness,
+    pending: impl Fn() -> Vec<String> + Clone + Send + Sync + 'static,
     stop: CancellationToken,
 ) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
@@ -114,7 +114,7 @@ pub async fn serve_admin(
             }
             accepted = accept(&listener, &permits) => accepted,
         };
-        open.spawn(connection(stream, permit, registry.clone(), readiness.clone()));
+        open.spawn(connection(stream, permit, registry.clone(), pending.clone()));
     }
 }
 
@@ -131,9 +131,14 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream,
     }
 }
 
-async fn connection(stream: TcpStream, _permit: OwnedSemaphorePermit, registry: Arc<Registry>, readiness: Readiness) {
+async fn connection(
+    stream: TcpStream,
+    _permit: OwnedSemaphorePermit,
+    registry: Arc<Registry>,
+    pending: impl Fn() -> Vec<String>,
+) {
     let answer = service_fn(|request: Request<_>| {
-        let response = answer(request.method(), request.uri().path(), &registry, &readiness);
+        let response = answer(request.method(), request.uri().path(), &registry, &pending);
         async move { Ok::<_, Infallible>(response) }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
@@ -142,10 +147,10 @@ async fn connection(stream: TcpStream, _permit: OwnedSemaphorePermit, registry: 
     let _ = time::timeout(CONNECTION_AGE, http.serve_connection(TokioIo::new(stream), answer)).await;
 }
 
-fn answer(method: &Method, path: &str, registry: &Registry, readiness: &Readiness) -> Response<Full<Bytes>> {
+fn answer(method: &Method, path: &str, registry: &Registry, pending: impl Fn() -> Vec<String>) -> Response<Full<Bytes>> {
     let (status, text) = match (method, path) {
         (&Method::GET, "/live") => (StatusCode::OK, "live\n".to_owned()),
-        (&Method::GET, "/ready") => match readiness.pending().as_slice() {
+        (&Method::GET, "/ready") => match pending().as_slice() {
             [] => (StatusCode::OK, "ready\n".to_owned()),
             pending => (StatusCode::SERVICE_UNAVAILABLE, format!("pending: {}\n", pending.join(", "))),
         },
@@ -175,7 +180,7 @@ mod tests {
     fn ask(method: Method, path: &str, readiness: &Readiness) -> (u16, String) {
         let mut registry = Registry::default();
         registry.register("hauberk_seen", "Things", Counter::<u64>::default());
-        let response = answer(&method, path, &registry, readiness);
+        let response = answer(&method, path, &registry, || readiness.pending());
         (response.status().as_u16(), format!("{:?}", response.into_body()))
     }
 

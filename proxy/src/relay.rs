@@ -312,10 +312,17 @@ impl Pipe {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
 
     use super::*;
-    use crate::leg::ByteLeg;
+    use crate::{
+        leg::ByteLeg,
+        mesh_leg::MeshLeg,
+        wire::{self, Event, Open},
+    };
 
     struct Nobody;
 
@@ -324,11 +331,43 @@ mod tests {
         fn to_client(&mut self, _: &[u8]) {}
     }
 
-    async fn connection() -> (ByteLeg<TcpStream>, TcpStream) {
+    async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let addr = listener.local_addr().expect("it listens");
         let (accepted, connected) = tokio::join!(listener.accept(), TcpStream::connect(addr));
-        (ByteLeg::new(accepted.expect("accepted").0), connected.expect("connected"))
+        (accepted.expect("accepted").0, connected.expect("connected"))
+    }
+
+    async fn connection() -> (ByteLeg<TcpStream>, TcpStream) {
+        let (ours, theirs) = pair().await;
+        (ByteLeg::new(ours), theirs)
+    }
+
+    #[tokio::test]
+    async fn the_next_stream_may_begin_right_behind_the_end_of_the_last() {
+        let ((mesh, mut peer), (mut server, mut app)) = (pair().await, connection().await);
+        let mut client = MeshLeg::server(mesh);
+        let open = Open::bytes(80).expect("a port");
+        peer.write_all(&open.encode()).await.expect("open");
+        assert_eq!(poll_fn(|cx| client.poll_control(cx)).await.expect("whole"), Event::Open(open));
+        client.send_control(&wire::OPENED).await.expect("open");
+        let talk = async {
+            app.shutdown().await.expect("open");
+            let mut answer = vec![0; wire::OPENED.len() + wire::END.len()];
+            peer.read_exact(&mut answer).await.expect("the application has ended");
+            let next = Open::bytes(81).expect("a port").encode();
+            let words = [&wire::data_header(3)[..], b"bye", &wire::END, &next[..]].concat();
+            peer.write_all(&words).await.expect("open");
+            let mut said = Vec::new();
+            app.read_to_end(&mut said).await.expect("open");
+            said
+        };
+        let mut nobody = Nobody;
+        let (ended, said) = tokio::join!(relay(&mut client, &mut server, &mut nobody, Prelude::default()), talk);
+        assert_eq!((ended.cause, ended.by, &said[..]), (CloseCause::Clean, ClosedBy::Server, &b"bye"[..]));
+        assert!(client.next_stream());
+        let next = poll_fn(|cx| client.poll_control(cx)).await.expect("it was kept");
+        assert_eq!(next, Event::Open(Open::bytes(81).expect("a port")));
     }
 
     /// Every open connection holds one.

@@ -114,7 +114,9 @@ impl Webhook {
         let follow = certificate::follow(client.clone(), namespace, serving.clone(), last, latch, metrics.clone());
         parts.spawn(follow);
         parts.spawn(named("events", teller.run(client.clone(), ended.clone())));
-        parts.spawn(named("admin", serve_admin(admin, Arc::new(registry), readiness.clone(), ended.clone())));
+        let latches = readiness.clone();
+        let pending = move || latches.pending();
+        parts.spawn(named("admin", serve_admin(admin, Arc::new(registry), pending, ended.clone())));
         let app = Arc::new(App::new(known, namespaces, events, metrics.clone()));
         let serve = named("reviews", server::serve(listener, serving.config(), app, limits, stop.clone()));
         let mut serve = std::pin::pin!(serve);

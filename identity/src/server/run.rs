@@ -178,7 +178,9 @@ impl Server {
         let certificate = readiness.latch("certificate");
         let mut tasks = Tasks::new(stop);
         let stopped = tasks.stop.clone();
-        tasks.spawn_to_its_end("admin", serve_admin(admin, registry.into(), readiness.clone(), stopped));
+        let latches = readiness.clone();
+        let pending = move || latches.pending();
+        tasks.spawn_to_its_end("admin", serve_admin(admin, registry.into(), pending, stopped));
         let serving = Serving { config, metrics, certificate, own, listener };
         let ended = match sources {
             Sources::Files { ca, tokens, pods } => serving.with_files(&mut tasks, ca, tokens, pods).await,
