@@ -147,7 +147,12 @@ async fn connection(
     let _ = time::timeout(CONNECTION_AGE, http.serve_connection(TokioIo::new(stream), answer)).await;
 }
 
-fn answer(method: &Method, path: &str, registry: &Registry, pending: impl Fn() -> Vec<String>) -> Response<Full<Bytes>> {
+fn answer(
+    method: &Method,
+    path: &str,
+    registry: &Registry,
+    pending: impl Fn() -> Vec<String>,
+) -> Response<Full<Bytes>> {
     let (status, text) = match (method, path) {
         (&Method::GET, "/live") => (StatusCode::OK, "live\n".to_owned()),
         (&Method::GET, "/ready") => match pending().as_slice() {
