@@ -1,41 +1,24 @@
 //! Redirected inbound connections: clients without mTLS. Forwarded at once, or refused, with the reason; what they
 //! carry is read off the bytes as they pass.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc};
+use std::net::SocketAddr;
 
 use hauberk_mesh::{CloseCause, ClosedBy, Direction};
-use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
+use tokio::net::TcpStream;
 use tracing::debug;
 
 use crate::{
     connections::Settled,
     leg::ByteLeg,
+    listen::Rest,
     policy,
     proxy::Proxy,
     relay::{Prelude, relay},
     socket,
 };
 
-/// What serves a connection once the application has accepted it.
-type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// Serves one redirected connection to the application, in `place`.
-#[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
-pub(crate) fn serve(
-    proxy: Arc<Proxy>,
-    tcp: TcpStream,
-    client: SocketAddr,
-    place: OwnedSemaphorePermit,
-) -> impl Future<Output = ()> + Send {
-    async move {
-        let _place = &place;
-        if let Some(rest) = Box::pin(accept(&proxy, tcp, client)).await {
-            rest.await;
-        }
-    }
-}
-
-async fn accept(proxy: &Proxy, tcp: TcpStream, client: SocketAddr) -> Option<Rest> {
+/// Gets one redirected connection to the application.
+pub(crate) async fn accept(proxy: &Proxy, tcp: TcpStream, client: SocketAddr) -> Option<Rest<'_>> {
     // Not redirected: somebody dialled the listener itself, which is a port of ours.
     let target = socket::original_dst(&tcp, client).or_else(|_| tcp.local_addr()).unwrap_or(client);
     let mut record = proxy.track(Direction::Inbound, client, target);

@@ -1,11 +1,11 @@
 //! Accept loops: one for each listener, with a permit before each connection and an owner for each task.
 
-use std::{fs::File, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fs::File, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// One address may hold this share of the handshakes under way: twice what a proxy of ours ever has, whose own end of a
 /// handshake comes before ours.
 const SHARE: usize = 4;
+
+/// What serves a connection once its other side is there.
+pub(crate) type Rest<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// What a listener is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,12 +57,30 @@ pub(crate) async fn serve(proxy: Arc<Proxy>, listener: TcpListener, role: Role, 
     }
     let places = Arc::new(Semaphore::new(most));
     let take = |_| places.clone().try_acquire_owned().ok();
-    if role == Role::Inbound {
-        let serve = |tcp, addr, place| inbound::serve(proxy.clone(), tcp, addr, place);
-        return accept_each(&metrics, listener, role, take, stop, serve).await;
-    }
-    let serve = |tcp, addr, place| outbound::serve(proxy.clone(), tcp, addr, place);
+    let serve = |tcp, addr, place| redirected(proxy.clone(), role, tcp, addr, place);
     accept_each(&metrics, listener, role, take, stop, serve).await;
+}
+
+/// Serves one redirected connection, in `place`. What it takes to get to the other side is large, and gone before the rest
+/// begins: each has a box of its own.
+#[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
+fn redirected(
+    proxy: Arc<Proxy>,
+    role: Role,
+    tcp: TcpStream,
+    addr: SocketAddr,
+    place: OwnedSemaphorePermit,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        let _place = &place;
+        let rest = match role {
+            Role::Inbound => Box::pin(inbound::accept(&proxy, tcp, addr)).await,
+            _ => Box::pin(outbound::accept(&proxy, tcp, addr)).await,
+        };
+        if let Some(rest) = rest {
+            rest.await;
+        }
+    }
 }
 
 /// The loop itself. Each connection gets a task of `connection`, and one that panics ends alone.
@@ -170,6 +191,7 @@ mod tests {
     use crate::{
         connections::{self, Settled, Tracked},
         leg::ByteLeg,
+        places::Place,
         relay::{Observer, Prelude, relay},
     };
 
@@ -220,16 +242,21 @@ mod tests {
         }
     }
 
-    /// Of the future that `serve` makes.
-    fn size_of_served<P, F: Future>(_: impl FnOnce(Arc<Proxy>, TcpStream, SocketAddr, P) -> F) -> usize {
+    fn size_of_mesh<F: Future>(_: impl FnOnce(Arc<Proxy>, TcpStream, SocketAddr, Place) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    fn size_of_redirected<F: Future>(
+        _: impl FnOnce(Arc<Proxy>, Role, TcpStream, SocketAddr, OwnedSemaphorePermit) -> F,
+    ) -> usize {
         size_of::<F>()
     }
 
     /// Every open connection holds one of these to its end, and a box for the phase that it is in.
     #[test]
     fn what_serves_a_connection_is_small() {
-        let sizes = [size_of_served(mesh_port::serve), size_of_served(outbound::serve), size_of_served(inbound::serve)];
-        assert!(sizes.iter().all(|size| *size <= 192), "mesh, outbound, inbound: {sizes:?} bytes");
+        let sizes = [size_of_mesh(mesh_port::serve), size_of_redirected(redirected)];
+        assert!(sizes.iter().all(|size| *size <= 192), "mesh, redirected: {sizes:?} bytes");
     }
 
     #[tokio::test]

@@ -4,7 +4,6 @@
 use std::{
     future::poll_fn,
     net::SocketAddr,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant, SystemTime},
@@ -19,6 +18,7 @@ use crate::{
     connections::{Settled, Tracked},
     leg::{ByteLeg, Carrier, LegError},
     linkerd::HeaderReader,
+    listen::Rest,
     mesh_leg::MeshLeg,
     metrics::Fault,
     places::Place,
@@ -46,9 +46,6 @@ struct Rejected(CloseCause, ClosedBy);
 
 /// Its place was given to somebody who had none.
 const EVICTED: Rejected = Rejected(CloseCause::LimitReached, ClosedBy::Proxy);
-
-/// What serves a connection once it is known what it speaks.
-type Rest<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// Serves one connection to the mesh port. `handshaking` is what strangers can hold: it is given back once the peer
 /// has opened a stream. Each phase has a box of its own: a connection holds no more than the phase that it is in.

@@ -9,7 +9,6 @@ use hauberk_mesh::{CloseCause, ClosedBy, Direction, FirstBytes, Reason, TlsMode}
 use tokio::{
     io::{AsyncRead, ReadBuf},
     net::TcpStream,
-    sync::OwnedSemaphorePermit,
     time::timeout_at,
 };
 use tracing::debug;
@@ -19,6 +18,7 @@ use crate::{
     discovery::TargetKind,
     endpoint::{Balancer, EndpointState, Load, Peer},
     leg::{ByteLeg, LegError},
+    listen::Rest,
     policy,
     proxy::Proxy,
     records::Agreed,
@@ -61,27 +61,8 @@ struct Client {
     record: Tracked,
 }
 
-/// What serves a connection once there is a server.
-type Rest<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
-
-/// Serves one redirected connection of the application, in `place`. What it takes to get to a server is large, and gone
-/// before the relay begins: each has a box of its own.
-#[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
-pub(crate) fn serve(
-    proxy: Arc<Proxy>,
-    tcp: TcpStream,
-    addr: SocketAddr,
-    place: OwnedSemaphorePermit,
-) -> impl Future<Output = ()> + Send {
-    async move {
-        let _place = &place;
-        if let Some(rest) = Box::pin(accept(&proxy, tcp, addr)).await {
-            rest.await;
-        }
-    }
-}
-
-async fn accept(proxy: &Proxy, tcp: TcpStream, addr: SocketAddr) -> Option<Rest<'_>> {
+/// Gets one redirected connection of the application to a server.
+pub(crate) async fn accept(proxy: &Proxy, tcp: TcpStream, addr: SocketAddr) -> Option<Rest<'_>> {
     let Ok(target) = socket::original_dst(&tcp, addr) else {
         // Not redirected: somebody dialled the listener itself.
         let target = tcp.local_addr().unwrap_or(addr);
