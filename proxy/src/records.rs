@@ -28,7 +28,8 @@ pub use self::{
     stream::RecordStream,
 };
 
-/// Shakes hands as the client. `config` must be for TLS 1.3 and let secrets be extracted.
+/// Shakes hands as the client. `config` must be for TLS 1.3 and let secrets be extracted. The server hears of the end of
+/// the handshake with the first write or flush.
 pub async fn connect(
     config: Arc<ClientConfig>,
     name: ServerName<'static>,

@@ -26,7 +26,7 @@ const PROBES: u8 = 5;
 
 /// TCP_INFO, as far as every kernel has it.
 #[derive(Clone, Copy)]
-struct Info;
+pub(crate) struct Info;
 getsockopt_impl!(Info, libc::IPPROTO_TCP, libc::TCP_INFO, libc::tcp_info, GetStruct<libc::tcp_info>);
 
 /// What the kernel says of what was sent.
@@ -55,6 +55,11 @@ impl Sent {
             Err(_) => Self::Answered { done: true },
         }
     }
+}
+
+/// Whether the peer's kernel has all that was sent.
+pub(crate) fn is_acknowledged(tcp: &TcpStream) -> bool {
+    getsockopt(tcp, Info).is_ok_and(|info| info.tcpi_unacked == 0 && info.tcpi_notsent_bytes == 0)
 }
 
 /// Looks after the two connections of a relay. Costs nothing while neither has anything to be acknowledged.

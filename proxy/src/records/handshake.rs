@@ -153,11 +153,11 @@ impl Side for UnbufferedServerConnection {
 /// What a handshake waits for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Need {
-    /// `outgoing` must be sent, and cleared.
+    /// `outgoing` must be sent, and cleared: the peer waits for it.
     Send,
     /// Bytes must be appended to `received`.
     Receive,
-    /// [`Handshake::finish`].
+    /// [`Handshake::finish`]. What is left in `outgoing` comes before any data.
     Nothing,
 }
 
@@ -206,9 +206,10 @@ impl<S: Side> Handshake<S> {
                     encode(data, &mut self.outgoing);
                     Ok(None)
                 }
+                // After each message; a whole flight goes at once.
                 Ok(ConnectionState::TransmitTlsData(data)) => {
                     data.done();
-                    Ok(Some(Need::Send))
+                    Ok(None)
                 }
                 // A server that may write has not finished if it has not heard the client's Finished.
                 Ok(ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_)) => Ok(Some(Need::Receive)),
@@ -219,6 +220,7 @@ impl<S: Side> Handshake<S> {
             match need {
                 Ok(Some(Need::Receive)) if !self.side.common().is_handshaking() => return Ok(Need::Nothing),
                 Ok(Some(Need::Receive)) if self.show_more()? => {}
+                Ok(Some(Need::Receive)) if !self.outgoing.is_empty() => return Ok(Need::Send),
                 Ok(Some(need)) => return Ok(need),
                 Ok(None) => {}
                 Err(error) => return Err(self.fail(error)),

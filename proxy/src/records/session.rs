@@ -15,8 +15,10 @@ use super::{
 /// Four such records are 64,088 bytes: just under 45 TCP segments of 1,448, so that a write leaves no small tail.
 pub(super) const CONTENT: usize = 16_000;
 const RECORDS_PER_WRITE: usize = 4;
+/// All records of one write.
+pub(super) const FULL_WRITE: usize = RECORDS_PER_WRITE * (CONTENT + OVERHEAD);
 /// Room that [`Session::seal`] needs: a KeyUpdate and the records.
-pub(super) const LARGEST_WRITE: usize = KEY_UPDATE + OVERHEAD + RECORDS_PER_WRITE * (CONTENT + OVERHEAD);
+pub(super) const LARGEST_WRITE: usize = KEY_UPDATE + OVERHEAD + FULL_WRITE;
 /// AES-GCM is good for 2^24.5 records with one key; other ciphers get new keys as early.
 const REKEY_AFTER: u64 = 1 << 23;
 /// Messages and empty records that may come with no data between them. As many KeyUpdates as rustls takes.

@@ -20,23 +20,25 @@ use super::{
     handshake::{self, Handshake, Need, Negotiated, Side},
     inbox::{Inbox, Waiting},
     keys::{Gather, LARGEST_RECORD},
-    session::{LARGEST_WRITE, Session},
+    session::{FULL_WRITE, LARGEST_WRITE, Session},
 };
 use crate::leg::Carrier;
 
-/// Bytes that are read at once, or sealed at once.
-const SCRATCH_SIZE: usize = 64 * 1024;
-/// Reads of a handshake; most of its flights are smaller.
-const HANDSHAKE_READ: usize = 4096;
+/// What a handshake reads at once, and what waits to be sent at most to go in front of new records: most flights are
+/// smaller.
+const FLIGHT: usize = 4096;
+/// Bytes that are read at once, or sent at once.
+const SCRATCH_SIZE: usize = FLIGHT + LARGEST_WRITE;
 
-const _: () = assert!(LARGEST_WRITE <= SCRATCH_SIZE && LARGEST_RECORD < SCRATCH_SIZE);
+const _: () = assert!(LARGEST_RECORD <= FULL_WRITE && FULL_WRITE < SCRATCH_SIZE);
 
 thread_local! {
     /// Holds only what goes over the wire: records are sealed into it and opened out of it.
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH_SIZE]);
 }
 
-/// Shakes hands, then takes the connection over from rustls.
+/// Shakes hands, then takes the connection over from rustls. The last flight, for which nobody on this side waits, goes with
+/// what is written first: a system call, a packet and a wake-up less.
 pub(super) async fn shake<S: Side>(
     mut handshake: Handshake<S>,
     mut tcp: TcpStream,
@@ -48,7 +50,7 @@ pub(super) async fn shake<S: Side>(
                 handshake.outgoing.clear();
             }
             Ok(Need::Receive) => {
-                handshake.received.reserve(HANDSHAKE_READ);
+                handshake.received.reserve(FLIGHT);
                 if tcp.read_buf(&mut handshake.received).await? == 0 {
                     return Err(handshake::eof());
                 }
@@ -61,20 +63,15 @@ pub(super) async fn shake<S: Side>(
             }
         }
     }
+    let unsent = Waiting::new(std::mem::take(&mut handshake.outgoing));
     let (session, negotiated, received) = handshake.finish()?;
-    let stream = RecordStream {
-        tcp,
-        session,
-        inbox: Inbox::new(received),
-        unsent: Waiting::default(),
-        closing: false,
-        broken: None,
-    };
+    let stream = RecordStream { tcp, session, inbox: Inbox::new(received), unsent, closing: false, broken: None };
     Ok((stream, negotiated))
 }
 
 /// A TLS 1.3 connection whose handshake is over. As with other TLS streams, what was written has reached the kernel only
-/// after a flush; TCP's end without close_notify is an error. After any error a stream is only dropped.
+/// after a flush; the end of the handshake too, so that a client which only listens must flush first. TCP's end without
+/// close_notify is an error. After any error a stream is only dropped.
 pub struct RecordStream {
     tcp: TcpStream,
     session: Session,
@@ -88,11 +85,12 @@ pub struct RecordStream {
 
 impl RecordStream {
     /// Reads at most what the caller can take at once, so that at most a part of a record stays behind; one record for
-    /// callers that take less. `true` once the caller has its answer.
+    /// callers that take less. No more than a peer of ours writes at once: then no part of a record stays. `true` once the
+    /// caller has its answer.
     fn poll_receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<bool>> {
         SCRATCH.with_borrow_mut(|scratch| {
             let kept = self.inbox.partial().len();
-            let end = buf.remaining().clamp(LARGEST_RECORD, SCRATCH_SIZE);
+            let end = buf.remaining().clamp(LARGEST_RECORD, FULL_WRITE);
             let mut read = ReadBuf::new(&mut scratch[kept..end]);
             ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut read))?;
             let count = read.filled().len();
@@ -197,12 +195,19 @@ impl AsyncWrite for RecordStream {
         if offered == 0 {
             return Poll::Ready(Ok(0));
         }
-        ready!(stream.poll_drain(cx))?;
+        if stream.unsent.get().len() > FLIGHT {
+            ready!(stream.poll_drain(cx))?;
+        }
         // What is sealed must be kept until it is sent: nothing is sealed that the kernel has no room for.
         ready!(stream.tcp.poll_write_ready(cx))?;
-        SCRATCH.with_borrow_mut(|scratch| match stream.session.seal(&mut content, scratch) {
-            Ok(sealed) => stream.send(cx, &scratch[..sealed]),
-            Err(error) => Err(stream.broke(error.into())),
+        SCRATCH.with_borrow_mut(|scratch| {
+            let (waiting, room) = scratch.split_at_mut(stream.unsent.get().len());
+            waiting.copy_from_slice(stream.unsent.get());
+            let count = waiting.len();
+            match stream.session.seal(&mut content, room) {
+                Ok(sealed) => stream.send(cx, &scratch[..count + sealed]),
+                Err(error) => Err(stream.broke(error.into())),
+            }
         })?;
         Poll::Ready(Ok(offered - content.left()))
     }

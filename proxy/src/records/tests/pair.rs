@@ -262,7 +262,10 @@ pub(super) fn turn<S: Side>(handshake: &mut Handshake<S>, wire: &[u8]) -> Result
     loop {
         match handshake.advance() {
             Ok(Need::Send) => out.append(&mut handshake.outgoing),
-            Ok(Need::Receive | Need::Nothing) => return Ok(out),
+            Ok(Need::Receive | Need::Nothing) => {
+                out.append(&mut handshake.outgoing);
+                return Ok(out);
+            }
             Err(RecordError::Tls(error)) => return Err(error),
             Err(error) => panic!("no error of the handshake: {error}"),
         }

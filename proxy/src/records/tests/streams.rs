@@ -15,8 +15,12 @@ use hauberk_identity::{
     server::{Ca, Lifetimes},
 };
 use hauberk_mesh::{HandshakeKind, TrustDomain};
+use nix::sys::socket::getsockopt;
 use rand::RngExt as _;
-use rustls::{AlertDescription, ClientConfig, SignatureScheme, client::ResolvesClientCert, sign::CertifiedKey};
+use rustls::{
+    AlertDescription, ClientConfig, SignatureScheme, client::ResolvesClientCert, pki_types::ServerName,
+    sign::CertifiedKey,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -26,7 +30,11 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::pair::{Configs, PAIRS, SUITES, Who, configs, server_name};
-use crate::records::{RecordStream, accept, connect, keys::LARGEST_RECORD, session::LARGEST_WRITE};
+use crate::{
+    leg::Carrier as _,
+    records::{self, Negotiated, RecordStream, accept, keys::LARGEST_RECORD, session::LARGEST_WRITE},
+    silence::Info,
+};
 
 /// No test waits longer for what must come.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -42,6 +50,17 @@ async fn tcp() -> (TcpStream, TcpStream) {
     client.set_nodelay(true).expect("set");
     server.set_nodelay(true).expect("set");
     (client, server)
+}
+
+/// Shakes hands as the client, to the very end.
+async fn connect(
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    tcp: TcpStream,
+) -> io::Result<(RecordStream, Negotiated)> {
+    let (mut stream, negotiated) = records::connect(config, name, tcp).await?;
+    stream.flush().await?;
+    Ok((stream, negotiated))
 }
 
 async fn streams(
@@ -239,6 +258,28 @@ async fn the_end_of_tcp_without_close_notify_is_truncation() {
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
     }
     stream.write_all(b"the other way goes on").await.expect("sent");
+}
+
+#[tokio::test]
+async fn each_side_sends_a_flight_and_then_the_rest_with_its_first_words() {
+    let (configs, (client, server)) = (configs(SUITES[0]), tcp().await);
+    let client = async {
+        let (mut stream, _) = records::connect(configs.client, server_name(), client).await.expect("shaken");
+        stream.write_all(b"question").await.expect("sent");
+        stream
+    };
+    let server = async {
+        let (mut stream, _) = accept(configs.server, server).await.expect("shaken");
+        stream.write_all(b"answer").await.expect("sent");
+        stream
+    };
+    let (mut client, mut server) = tokio::join!(client, server);
+    let (mut question, mut answer) = ([0; 8], [0; 6]);
+    server.read_exact(&mut question).await.expect("read");
+    client.read_exact(&mut answer).await.expect("read");
+    assert_eq!((&question, &answer), (b"question", b"answer"));
+    let segments = [&client, &server].map(|stream| getsockopt(stream.tcp(), Info).expect("open").tcpi_data_segs_out);
+    assert_eq!(segments, [2, 2]);
 }
 
 #[tokio::test]
