@@ -16,7 +16,7 @@ use tracing::debug;
 
 use crate::{
     connections::{Settled, Tracked},
-    leg::{ByteLeg, Carrier, LegError},
+    leg::{ByteLeg, Carrier, Leg as _, LegError},
     linkerd::HeaderReader,
     listen::Rest,
     mesh_leg::MeshLeg,
@@ -27,7 +27,7 @@ use crate::{
     records::{Agreed, Negotiated, Protocol},
     relay::{Observer, Prelude, relay},
     secure::MeshStream,
-    socket, upstream,
+    silence, socket, upstream,
     wire::{self, Event, Open},
 };
 
@@ -136,13 +136,19 @@ fn streams<'a>(
                 None => Some(next_open(proxy, &mut leg, false).await),
             };
             let open = match next {
-                Some(Ok(Some(open))) => open,
+                Some(Ok(Next::Open(open))) => open,
                 None => {
                     let Rejected(cause, by) = EVICTED;
                     proxy.track(Direction::Inbound, session.client, session.local).close(cause, by);
                     break;
                 }
-                Some(Ok(None)) => {
+                // After an orderly end whoever ended first would keep its port for a minute; to one server a client has
+                // 28,000.
+                Some(Ok(Next::Gone)) if silence::is_acknowledged(leg.tcp()) => {
+                    socket::arm_reset(leg.tcp());
+                    break;
+                }
+                Some(Ok(Next::Leave | Next::Gone)) => {
                     // Orderly, so that an OPEN that crosses with it is known to be lost.
                     let _ = timeout(proxy.spec.limits.linger, leg.close()).await;
                     break;
@@ -168,30 +174,36 @@ fn streams<'a>(
     }
 }
 
-/// The next OPEN; `None` where the connection ends between streams, as it may. `Err(None)`: it did not come in time.
-async fn next_open(
-    proxy: &Proxy,
-    leg: &mut MeshLeg<MeshStream>,
-    first: bool,
-) -> Result<Option<Open>, Option<LegError>> {
+/// What comes between two streams.
+enum Next {
+    Open(Open),
+    /// It is time for us to end the connection.
+    Leave,
+    /// The peer has ended it, as it may.
+    Gone,
+}
+
+/// The next OPEN. `Err(None)`: it did not come in time.
+async fn next_open(proxy: &Proxy, leg: &mut MeshLeg<MeshStream>, first: bool) -> Result<Next, Option<LegError>> {
     let limits = &proxy.spec.limits;
     if !first {
         let begins = timeout(idle_limit(limits.pool_idle), poll_fn(|cx| poll_begin(cx, leg)));
         let begun = tokio::select! {
             biased;
             begun = begins => begun,
-            () = proxy.leaving.cancelled() => return Ok(None),
+            () = proxy.leaving.cancelled() => return Ok(Next::Leave),
         };
         match begun {
-            Ok(Some(Ok(open))) => return Ok(Some(open)),
+            Ok(Some(Ok(open))) => return Ok(Next::Open(open)),
             Ok(None) => {}
-            Ok(Some(Err(_))) | Err(_) if leg.before_stream() => return Ok(None),
+            Ok(Some(Err(_))) if leg.before_stream() => return Ok(Next::Gone),
+            Err(_) if leg.before_stream() => return Ok(Next::Leave),
             Ok(Some(Err(error))) => return Err(Some(error)),
             Err(_) => return Err(None),
         }
     }
     match timeout(limits.open, poll_fn(|cx| poll_open(cx, leg))).await {
-        Ok(open) => open.map(Some).map_err(Some),
+        Ok(open) => open.map(Next::Open).map_err(Some),
         Err(_) => Err(None),
     }
 }

@@ -1,7 +1,7 @@
 //! D12: a mesh connection is used again after a clean end, never after anything else, nor under other certificates.
 
 use std::{
-    io::Write,
+    io::{ErrorKind, Read as _, Write},
     net::{Shutdown, TcpStream},
     time::{Duration, SystemTime},
 };
@@ -242,6 +242,19 @@ fn a_servers_proxy_too_serves_again_only_after_a_clean_end() {
     let _ = peer.write_all(&[1, 0, 0, 3, 0x1b, 0x57, 0]);
     assert!(peer.frame().is_err(), "after FAILED: no answer");
     assert!(next.is_quiet(), "no second stream was opened");
+}
+
+#[test]
+fn whoever_ends_an_idle_connection_keeps_no_port_for_it() {
+    let (lab, [client, server]) = lab_of([meshed("client").unmeshed(), meshed("server")]);
+    let (port, mut peer) = (Port::listen(&server, 7000), connect(&lab, &client, &server, HAUBERK));
+    peer.open(port.addr().port());
+    peer.expect(OPENED);
+    drop(client_ended(&mut peer, port.accept()));
+    peer.expect(END);
+    peer.fin();
+    let end = peer.read(&mut [0]).expect_err("no orderly end");
+    assert_eq!(end.kind(), ErrorKind::ConnectionReset, "{end}");
 }
 
 #[test]
