@@ -7,21 +7,21 @@ use serde_json::Value;
 use crate::rows::{Group, Metric, Row, rows};
 
 const README: &str = include_str!("../README.md");
-const CONGESTION: [(&str, bool); 2] = [("cubic", false), ("bbr", true)];
+const SETTINGS: [(&str, bool); 3] = [("cubic", false), ("cubic-one-core", true), ("bbr", true)];
 
 type Key = (String, String, Option<String>);
 
-fn key(row: &Row, congestion: &str) -> Key {
-    (congestion.to_owned(), row.name.clone(), row.against.map(|peer| peer.name().to_owned()))
+fn key(row: &Row, setting: &str) -> Key {
+    (setting.to_owned(), row.name.clone(), row.against.map(|peer| peer.name().to_owned()))
 }
 
-/// Of the committed results, by congestion control, row and peer.
+/// Of the committed results, by setting, row and peer.
 fn results() -> BTreeMap<Key, Value> {
     let lines: Vec<Value> = serde_json::from_str(include_str!("../results.json")).expect("JSON");
     let text = |line: &Value, field: &str| line[field].as_str().map(str::to_owned);
-    let key = |line: &Value| (text(line, "congestion"), text(line, "name"), text(line, "against"));
+    let key = |line: &Value| (text(line, "setting"), text(line, "name"), text(line, "against"));
     let named = lines.into_iter().map(|line| match key(&line) {
-        (Some(congestion), Some(name), against) => ((congestion, name, against), line),
+        (Some(setting), Some(name), against) => ((setting, name, against), line),
         _ => panic!("a line without a name: {line}"),
     });
     named.collect()
@@ -30,14 +30,14 @@ fn results() -> BTreeMap<Key, Value> {
 #[test]
 fn the_committed_results_have_every_row_with_rounds_and_interval_and_no_other() {
     let results = results();
-    let wanted: BTreeSet<_> = CONGESTION
+    let wanted: BTreeSet<_> = SETTINGS
         .iter()
         .flat_map(|(name, second)| rows(*second).iter().map(|row| key(row, name)).collect::<Vec<_>>())
         .collect();
     assert_eq!(results.keys().cloned().collect::<BTreeSet<_>>(), wanted);
-    for (congestion, second) in CONGESTION {
+    for (setting, second) in SETTINGS {
         for row in rows(second) {
-            let line = &results[&key(&row, congestion)];
+            let line = &results[&key(&row, setting)];
             let number = |field: &str| line[field].as_f64();
             let fresh = matches!(row.group, Group::Memory(_) | Group::Discovery(_));
             let least = if fresh { crate::rounds::FRESH_ROUNDS } else { 10 };

@@ -26,7 +26,7 @@ impl Allowed {
         let available = read(AVAILABLE)?;
         ensure!(
             lists(&available, wanted),
-            "this kernel has no congestion control {wanted:?}: it has {}: name one of them with --congestion",
+            "this kernel has no congestion control {wanted:?}: it has {}: name one of them with --settings",
             available.trim()
         );
         let before = read(ALLOWED)?;

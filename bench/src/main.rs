@@ -20,6 +20,7 @@ mod results;
 mod rounds;
 mod rows;
 mod scene;
+mod setting;
 mod stats;
 mod syscalls;
 
@@ -38,6 +39,7 @@ use crate::{
     rounds::{Extent, Samples},
     rows::{Group, Row},
     scene::Scene,
+    setting::{OneCore, Setting},
 };
 
 /// Measures the mesh beside a direct connection, haproxy and nginx. Needs root; makes network namespaces of its own.
@@ -53,9 +55,10 @@ struct Args {
     /// Only these groups of rows, such as bulk-1,rtt-32. Nothing is written then.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Congestion control in the namespaces. The first is measured whole, others where they matter.
-    #[arg(long, value_delimiter = ',', default_value = "cubic,bbr")]
-    congestion: Vec<String>,
+    /// Congestion control in the namespaces; behind it -one-core if everything is to share one. The first is measured
+    /// whole, others where they matter.
+    #[arg(long, value_delimiter = ',', default_value = "cubic,cubic-one-core,bbr")]
+    settings: Vec<Setting>,
     /// Where results.json and results.md go.
     #[arg(long, default_value = "bench")]
     out: PathBuf,
@@ -100,10 +103,10 @@ fn run(args: &Args) -> Result<()> {
         eprintln!("{name}: {value}");
     }
     check_names(&args.only)?;
-    for (number, congestion) in args.congestion.iter().enumerate() {
+    for (number, setting) in args.settings.iter().enumerate() {
         let mut rows = rows::rows(number > 0);
         rows.retain(|row| args.only.is_empty() || args.only.contains(&row.group.name()));
-        lines.extend(measure(&rows, congestion, extent, args.profile.as_deref())?);
+        lines.extend(measure(&rows, setting, extent, args.profile.as_deref())?);
     }
     if args.only.is_empty() {
         let note = format!(
@@ -133,24 +136,25 @@ fn check_names(names: &[String]) -> Result<()> {
 }
 
 /// All groups of `rows`, printed as they come.
-fn measure(rows: &[Row], congestion: &str, extent: Extent, profile: Option<&Path>) -> Result<Vec<Line>> {
-    let _allowed = congestion::Allowed::new(congestion)?;
-    let mut scene = Scene::new(congestion)?;
+fn measure(rows: &[Row], setting: &Setting, extent: Extent, profile: Option<&Path>) -> Result<Vec<Line>> {
+    let _allowed = congestion::Allowed::new(&setting.congestion)?;
+    let _shared = setting.one_core.then(OneCore::new).transpose()?;
+    let mut scene = Scene::new(&setting.congestion)?;
     let mut groups: Vec<Group> = rows.iter().map(|row| row.group).collect();
     groups.dedup();
     let mut measured = BTreeMap::<Group, Samples>::new();
     for group in groups {
-        eprintln!("{congestion}: {} …", group.name());
+        eprintln!("{setting}: {} …", group.name());
         measured.insert(group, rounds::run(&mut scene, group, extent)?);
         if let Some(dir) = profile {
             rounds::profile(&mut scene, group, extent, dir)?;
         }
         let of_group: Vec<_> = rows.iter().filter(|row| row.group == group).cloned().collect();
-        for line in results::lines(&of_group, &measured, congestion)? {
+        for line in results::lines(&of_group, &measured, setting)? {
             println!("{}", brief(&line));
         }
     }
-    results::lines(rows, &measured, congestion)
+    results::lines(rows, &measured, setting)
 }
 
 fn brief(line: &Line) -> String {

@@ -14,8 +14,11 @@ use crate::{
     scene::{Scene, Side},
 };
 
-/// For what is still under way after the last byte or the last close: acknowledgements, timers, allocators.
+/// For what is still under way after the last byte: acknowledgements, timers.
 const SETTLE: Duration = Duration::from_secs(2);
+/// For what is still under way after the last close: proxies may take a second to close so many, and an allocator another
+/// to give back what they held.
+const CLOSED: Duration = Duration::from_secs(5);
 /// How long idle proxies are watched.
 const IDLE: Duration = Duration::from_secs(5);
 const MIB: f64 = 1024.0 * 1024.0;
@@ -45,7 +48,7 @@ pub(crate) fn turn(congestion: &str, contender: Contender, connections: usize) -
         samples.push((idle, side.anonymous / MIB));
     }
     drop(held);
-    thread::sleep(SETTLE);
+    thread::sleep(CLOSED);
     for (side, [_, _, _, closed]) in sides {
         samples.push((closed, (side.anonymous()? - side.anonymous) / MIB));
     }

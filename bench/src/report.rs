@@ -17,13 +17,13 @@ pub(crate) fn markdown(facts: &[(&str, String)], note: &str, lines: &[Line]) -> 
         push(&mut text, format_args!("- {name}: {value}"));
     }
     push(&mut text, format_args!("\n{note}"));
-    let mut congestions: Vec<_> = lines.iter().map(|line| line.congestion.as_str()).collect();
-    congestions.dedup();
-    for congestion in congestions {
-        push(&mut text, format_args!("\n## With {congestion}\n"));
+    let mut settings: Vec<_> = lines.iter().map(|line| line.setting.as_str()).collect();
+    settings.dedup();
+    for setting in settings {
+        push(&mut text, format_args!("\n## With {setting}\n"));
         push(&mut text, format_args!("| row | unit | ours | haproxy | nginx | direct | others | asked | met |"));
         push(&mut text, format_args!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |"));
-        let under: Vec<_> = lines.iter().filter(|line| line.congestion == congestion).collect();
+        let under: Vec<_> = lines.iter().filter(|line| line.setting == setting).collect();
         for (first, line) in under.iter().enumerate() {
             let row: Vec<_> = under.iter().copied().filter(|other| other.name == line.name).collect();
             if under.iter().position(|other| other.name == line.name) == Some(first) {
@@ -102,7 +102,7 @@ mod tests {
             high: Some(2.2),
             confidence: Some(0.97),
             rounds: 10,
-            congestion: "cubic".to_owned(),
+            setting: "cubic".to_owned(),
             target: target.map(|_| "at least 1.8 x".to_owned()),
             met: target,
         }

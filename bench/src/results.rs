@@ -9,6 +9,7 @@ use crate::{
     contender::Contender,
     rounds::Samples,
     rows::{Group, Row, Target},
+    setting::Setting,
     stats::{Interval, interval, median},
 };
 
@@ -32,7 +33,7 @@ pub(crate) struct Line {
     /// The chance that the interval holds it: at least 0.95 from 6 rounds on.
     pub(crate) confidence: Option<f64>,
     pub(crate) rounds: usize,
-    pub(crate) congestion: String,
+    pub(crate) setting: String,
     /// What the issue asks for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) target: Option<String>,
@@ -42,11 +43,11 @@ pub(crate) struct Line {
 }
 
 /// A line for each of `rows`; an error that names all that is missing.
-pub(crate) fn lines(rows: &[Row], measured: &BTreeMap<Group, Samples>, congestion: &str) -> Result<Vec<Line>> {
-    let lines: Vec<_> = rows.iter().map(|row| line(row, measured, congestion).ok_or(row)).collect();
+pub(crate) fn lines(rows: &[Row], measured: &BTreeMap<Group, Samples>, setting: &Setting) -> Result<Vec<Line>> {
+    let lines: Vec<_> = rows.iter().map(|row| line(row, measured, setting).ok_or(row)).collect();
     let missing: Vec<_> = lines.iter().filter_map(|line| line.as_ref().err()).map(|row| full_name(row)).collect();
     if !missing.is_empty() {
-        bail!("not measured under {congestion}: {}", missing.join(", "));
+        bail!("not measured under {setting}: {}", missing.join(", "));
     }
     Ok(lines.into_iter().flatten().collect())
 }
@@ -56,7 +57,7 @@ fn full_name(row: &Row) -> String {
 }
 
 /// `None` without a number for every round of both.
-fn line(row: &Row, measured: &BTreeMap<Group, Samples>, congestion: &str) -> Option<Line> {
+fn line(row: &Row, measured: &BTreeMap<Group, Samples>, setting: &Setting) -> Option<Line> {
     let samples = measured.get(&row.group)?;
     let values = |contender| {
         let values = samples.get(&(contender, row.metric)).map(Vec::as_slice)?;
@@ -80,7 +81,7 @@ fn line(row: &Row, measured: &BTreeMap<Group, Samples>, congestion: &str) -> Opt
         high: spread.map(|spread| spread.high),
         confidence: spread.map(|spread| spread.confidence),
         rounds: ours.len(),
-        congestion: congestion.to_owned(),
+        setting: setting.to_string(),
         target: row.target.map(text),
         met: row.target.map(|target| is_met(target, ours, peer, spread)),
     })
@@ -120,6 +121,10 @@ mod tests {
         rows::{Metric, rows},
     };
 
+    fn setting(name: &str) -> Setting {
+        name.parse().expect("any text is one")
+    }
+
     fn whole(rows: &[Row]) -> BTreeMap<Group, Samples> {
         let mut measured = BTreeMap::<Group, Samples>::new();
         for row in rows {
@@ -139,11 +144,11 @@ mod tests {
     #[test]
     fn a_row_that_was_not_measured_fails_the_run_by_name() {
         let all = rows(false);
-        assert_eq!(lines(&all, &whole(&all), "cubic").expect("complete").len(), all.len());
+        assert_eq!(lines(&all, &whole(&all), &setting("cubic")).expect("complete").len(), all.len());
         for row in &all {
             let mut measured = whole(&all);
             samples(&mut measured, row.group).remove(&(row.against.unwrap_or(row.ours), row.metric));
-            let error = lines(&all, &measured, "cubic").expect_err(&row.name).to_string();
+            let error = lines(&all, &measured, &setting("cubic")).expect_err(&row.name).to_string();
             assert!(error.contains(&full_name(row)), "{error}");
         }
     }
@@ -154,7 +159,7 @@ mod tests {
         for values in [vec![1.0, 1.0], vec![], vec![1.0, f64::INFINITY, 1.0], vec![1.0, f64::NAN, 1.0]] {
             let mut measured = whole(&all);
             samples(&mut measured, Group::Bulk(1)).insert((Haproxy, Metric::Rate), values);
-            assert!(lines(&all, &measured, "bbr").is_err());
+            assert!(lines(&all, &measured, &setting("bbr")).is_err());
         }
     }
 
@@ -164,7 +169,7 @@ mod tests {
         let mut measured = whole(std::slice::from_ref(&row));
         samples(&mut measured, row.group).insert((Haproxy, row.metric), vec![1.0, 0.0, 1.0]);
         let row = Row { target: Some(Target::RatioAtMost(9.0)), ..row };
-        let lines = lines(&[row], &measured, "bbr").expect("complete");
+        let lines = lines(&[row], &measured, &setting("bbr")).expect("complete");
         assert_eq!((lines[0].ratio, lines[0].low, lines[0].peer, lines[0].met), (None, None, Some(1.0), Some(false)));
     }
 
@@ -184,7 +189,7 @@ mod tests {
             (Target::MoreAtMost(2.9), false),
         ] {
             let row = Row { target: Some(target), ..row.clone() };
-            let lines = lines(&[row], &measured, "cubic").expect("complete");
+            let lines = lines(&[row], &measured, &setting("cubic")).expect("complete");
             assert_eq!(lines[0].met, Some(met), "{target:?}");
             let Line { ours, ratio, low, high, .. } = &lines[0];
             assert_eq!((*ours, *ratio, *low, *high), (3.0, Some(3.0), Some(2.0), Some(4.0)));

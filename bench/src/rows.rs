@@ -102,7 +102,7 @@ pub(crate) struct Row {
     pub(crate) target: Option<Target>,
 }
 
-/// Every row of a run under the first congestion control; or, of a `second` one, what it can change.
+/// Every row of a run under the first setting; or, of a `second` one, what it can change.
 pub(crate) fn rows(second: bool) -> Vec<Row> {
     let mut rows = Rows::default();
     [1, 8, 64].into_iter().for_each(|connections| rows.bulk(connections));
