@@ -62,7 +62,7 @@ struct Args {
     /// Where results.json and results.md go.
     #[arg(long, default_value = "bench")]
     out: PathBuf,
-    /// After a group, one more turn of ours with perf watching; its reports go here.
+    /// After a group, one more turn of ours with perf watching; its reports go below here, by setting.
     #[arg(long, value_name = "DIR")]
     profile: Option<PathBuf>,
     #[command(subcommand)]
@@ -147,7 +147,7 @@ fn measure(rows: &[Row], setting: &Setting, extent: Extent, profile: Option<&Pat
         eprintln!("{setting}: {} …", group.name());
         measured.insert(group, rounds::run(&mut scene, group, extent)?);
         if let Some(dir) = profile {
-            rounds::profile(&mut scene, group, extent, dir)?;
+            rounds::profile(&mut scene, group, extent, &dir.join(setting.to_string()))?;
         }
         let of_group: Vec<_> = rows.iter().filter(|row| row.group == group).cloned().collect();
         for line in results::lines(&of_group, &measured, setting)? {
