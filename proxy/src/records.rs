@@ -29,7 +29,7 @@ pub use self::{
 };
 
 /// Shakes hands as the client. `config` must be for TLS 1.3 and let secrets be extracted. The server hears of the end of
-/// the handshake with the first write or flush.
+/// the handshake with the first write, flush or read.
 pub async fn connect(
     config: Arc<ClientConfig>,
     name: ServerName<'static>,

@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     endpoint::{Generations, Peer},
-    leg::LegError,
+    leg::{Leg as _, LegError},
     linkerd,
     mesh_leg::MeshLeg,
     metrics::{Fault, Metrics},
@@ -219,7 +219,11 @@ pub(crate) fn serves_until(limits: &Limits, expiries: &[SystemTime], now: System
 pub(crate) async fn open_linkerd(tls: &mut MeshStream, port: u16, limit: Duration) -> Result<(), OpenError> {
     let header = linkerd::Header::opaque(port).ok_or(OpenError::Failed(FailReason::Denied))?.encode();
     let lost = |error: io::Error| OpenError::Lost { error: error.into(), sent: false };
-    match timeout(limit, tls.write_all(&header)).await {
+    let send = async {
+        tls.write_all(&header).await?;
+        tls.flush().await
+    };
+    match timeout(limit, send).await {
         Ok(done) => done.map_err(lost),
         Err(_) => Err(OpenError::Silent { limit, sent: false }),
     }
@@ -296,10 +300,15 @@ impl Opening {
         prelude: &mut Prelude,
         observer: &mut impl Observer,
     ) -> Poll<Result<(), OpenError>> {
-        self.listen(cx, client, prelude, observer).map_err(OpenError::ClientGone)?;
-        let sent = !prelude.bytes.is_empty();
+        if let Err(error) = self.listen(cx, client, prelude, observer) {
+            // The end of the handshake, so that the server does not take it for one that failed.
+            let _ = leg.poll_flush(cx);
+            return Poll::Ready(Err(OpenError::ClientGone(error)));
+        }
+        let flushed = leg.poll_raw(cx, &self.frames, &mut self.sent);
+        let sent = self.sent > 0 && !prelude.bytes.is_empty();
         let lost = |error| OpenError::Lost { error, sent };
-        let flushed = leg.poll_raw(cx, &self.frames, &mut self.sent).map_err(lost)?;
+        let flushed = flushed.map_err(lost)?;
         if !self.opened {
             match ready!(leg.poll_control(cx)).map_err(lost)? {
                 Event::Failed(reason) => return Poll::Ready(Err(OpenError::Failed(reason))),

@@ -23,6 +23,9 @@ use super::{
 /// No handshake message is longer, and rustls takes none that is. A record may come on top.
 const LARGEST_FLIGHT: usize = 64 * 1024 + 18 * 1024;
 
+/// Says nothing; TLS 1.3 has it for those who look on.
+const CHANGE_CIPHER_SPEC: [u8; 6] = [20, 3, 3, 0, 1, 1];
+
 /// What the handshake agreed on.
 #[derive(Debug, Clone, Copy)]
 pub struct Agreed {
@@ -220,7 +223,9 @@ impl<S: Side> Handshake<S> {
             match need {
                 Ok(Some(Need::Receive)) if !self.side.common().is_handshaking() => return Ok(Need::Nothing),
                 Ok(Some(Need::Receive)) if self.show_more()? => {}
-                Ok(Some(Need::Receive)) if !self.outgoing.is_empty() => return Ok(Need::Send),
+                Ok(Some(Need::Receive)) if !self.outgoing.is_empty() && self.outgoing != CHANGE_CIPHER_SPEC => {
+                    return Ok(Need::Send);
+                }
                 Ok(Some(need)) => return Ok(need),
                 Ok(None) => {}
                 Err(error) => return Err(self.fail(error)),

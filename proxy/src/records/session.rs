@@ -76,6 +76,11 @@ impl Session {
         Ok(Self { sealing, opening, schedule, role, partial: Vec::new(), controls: 0, update: None })
     }
 
+    /// Whether this is a client that has received no data.
+    pub(super) fn is_client_without_data(&self) -> bool {
+        matches!(self.role, Role::Client(Some(_)))
+    }
+
     /// Seals as much of `content` as goes into one write, and what must go before it, to the front of `out`, which must
     /// have room for [`LARGEST_WRITE`]. How much that is.
     pub(super) fn seal(&mut self, content: &mut Gather<'_, '_>, out: &mut [u8]) -> Result<usize, RecordError> {

@@ -28,7 +28,7 @@ use crate::leg::Carrier;
 /// smaller.
 const FLIGHT: usize = 4096;
 /// Bytes that are read at once, or sent at once.
-const SCRATCH_SIZE: usize = FLIGHT + LARGEST_WRITE;
+pub(super) const SCRATCH_SIZE: usize = FLIGHT + LARGEST_WRITE;
 
 const _: () = assert!(LARGEST_RECORD <= FULL_WRITE && FULL_WRITE < SCRATCH_SIZE);
 
@@ -63,20 +63,21 @@ pub(super) async fn shake<S: Side>(
             }
         }
     }
-    let unsent = Waiting::new(std::mem::take(&mut handshake.outgoing));
+    let unsent = Waiting::new(handshake.outgoing[..].to_vec());
     let (session, negotiated, received) = handshake.finish()?;
     let stream = RecordStream { tcp, session, inbox: Inbox::new(received), unsent, closing: false, broken: None };
     Ok((stream, negotiated))
 }
 
 /// A TLS 1.3 connection whose handshake is over. As with other TLS streams, what was written has reached the kernel only
-/// after a flush; the end of the handshake too, so that a client which only listens must flush first. TCP's end without
-/// close_notify is an error. After any error a stream is only dropped.
+/// after a flush; the end of the handshake too, unless the client listens first. TCP's end without close_notify is an error.
+/// After any error a stream is only dropped.
 pub struct RecordStream {
     tcp: TcpStream,
     session: Session,
     inbox: Inbox,
-    /// Records that the kernel has not taken: no more is sealed before they are gone.
+    /// Records that the kernel has not taken, or was not given yet, as the end of the handshake: no more is sealed before all
+    /// but a little of it is gone.
     unsent: Waiting,
     /// close_notify is sealed.
     closing: bool,
@@ -169,6 +170,10 @@ impl AsyncRead for RecordStream {
         let had_failed = stream.inbox.failure().is_some();
         let mut answer = stream.inbox.deliver(&mut stream.session, buf).map_err(io::Error::from);
         while let Ok(false) = answer {
+            if stream.session.is_client_without_data() {
+                // The server may say nothing before it has the end of the handshake. That it cannot be sent, a write is told.
+                let _ = stream.poll_drain(cx);
+            }
             answer = ready!(stream.poll_receive(cx, buf));
         }
         if !had_failed && stream.inbox.failure().is_some() {

@@ -247,14 +247,18 @@ fn a_servers_proxy_too_serves_again_only_after_a_clean_end() {
 #[test]
 fn whoever_ends_an_idle_connection_keeps_no_port_for_it() {
     let (lab, [client, server]) = lab_of([meshed("client").unmeshed(), meshed("server")]);
-    let (port, mut peer) = (Port::listen(&server, 7000), connect(&lab, &client, &server, HAUBERK));
-    peer.open(port.addr().port());
-    peer.expect(OPENED);
-    drop(client_ended(&mut peer, port.accept()));
-    peer.expect(END);
-    peer.fin();
-    let end = peer.read(&mut [0]).expect_err("no orderly end");
-    assert_eq!(end.kind(), ErrorKind::ConnectionReset, "{end}");
+    let port = Port::listen(&server, 7000);
+    let ends: [fn(&mut Tls); 2] = [|peer| peer.fin(), Tls::close_notify];
+    for end in ends {
+        let mut peer = connect(&lab, &client, &server, HAUBERK);
+        peer.open(port.addr().port());
+        peer.expect(OPENED);
+        drop(client_ended(&mut peer, port.accept()));
+        peer.expect(END);
+        end(&mut peer);
+        let end = peer.read(&mut [0]).expect_err("no orderly end");
+        assert_eq!(end.kind(), ErrorKind::ConnectionReset, "{end}");
+    }
 }
 
 #[test]

@@ -120,6 +120,18 @@ fn a_hello_that_never_ends_is_refused_within_bounds() {
 }
 
 #[test]
+fn a_client_says_nothing_before_it_has_the_servers_whole_flight() {
+    let (mut client, mut server) = (client(), server());
+    let hello = turn(&mut client, &[]).expect("a hello");
+    let flight = turn(&mut server, &hello).expect("in order");
+    let (most, rest) = flight.split_at(flight.len() - 100);
+    assert_eq!(turn(&mut client, most), Ok(Vec::new()));
+    let last = turn(&mut client, rest).expect("in order");
+    turn(&mut server, &last).expect("in order");
+    assert!(client.finish().is_ok() && server.finish().is_ok());
+}
+
+#[test]
 fn a_configuration_that_keeps_its_secrets_is_named() {
     let configs = configs(SUITES[0]);
     let mut config = ClientConfig::clone(&configs.client);

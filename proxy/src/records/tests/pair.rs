@@ -262,7 +262,8 @@ pub(super) fn turn<S: Side>(handshake: &mut Handshake<S>, wire: &[u8]) -> Result
     loop {
         match handshake.advance() {
             Ok(Need::Send) => out.append(&mut handshake.outgoing),
-            Ok(Need::Receive | Need::Nothing) => {
+            Ok(Need::Receive) => return Ok(out),
+            Ok(Need::Nothing) => {
                 out.append(&mut handshake.outgoing);
                 return Ok(out);
             }

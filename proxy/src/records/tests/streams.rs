@@ -32,7 +32,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use super::pair::{Configs, PAIRS, SUITES, Who, configs, server_name};
 use crate::{
     leg::Carrier as _,
-    records::{self, Negotiated, RecordStream, accept, keys::LARGEST_RECORD, session::LARGEST_WRITE},
+    records::{self, Negotiated, RecordStream, accept, keys::LARGEST_RECORD, stream::SCRATCH_SIZE},
     silence::Info,
 };
 
@@ -183,7 +183,7 @@ async fn a_slow_reader_makes_a_stream_hold_one_write_and_no_more() {
         let Poll::Ready(written) = written else { break };
         sent.extend_from_slice(&bytes[..written.expect("the server is there")]);
         writes += 1;
-        assert!(client.heap() <= LARGEST_WRITE, "{} bytes held", client.heap());
+        assert!(client.heap() <= SCRATCH_SIZE, "{} bytes held", client.heap());
     }
     assert!(writes > 0 && client.heap() > 0, "the kernel took all of {writes} writes");
     let ending = poll_fn(|cx| Poll::Ready(Pin::new(&mut client).poll_shutdown(cx))).await;
@@ -280,6 +280,24 @@ async fn each_side_sends_a_flight_and_then_the_rest_with_its_first_words() {
     assert_eq!((&question, &answer), (b"question", b"answer"));
     let segments = [&client, &server].map(|stream| getsockopt(stream.tcp(), Info).expect("open").tcpi_data_segs_out);
     assert_eq!(segments, [2, 2]);
+}
+
+#[tokio::test]
+async fn a_client_that_only_listens_ends_its_handshake_too() {
+    let (configs, (client, server)) = (configs(SUITES[0]), tcp().await);
+    let client = async {
+        let (mut stream, _) = records::connect(configs.client, server_name(), client).await.expect("shaken");
+        let mut greeting = [0; 8];
+        stream.read_exact(&mut greeting).await.expect("read");
+        greeting
+    };
+    let server = async {
+        let (mut stream, _) = accept(configs.server, server).await.expect("shaken");
+        stream.write_all(b"greeting").await.expect("sent");
+        stream
+    };
+    let (greeting, _server) = timeout(PATIENCE, async { tokio::join!(client, server) }).await.expect("nobody hangs");
+    assert_eq!(&greeting, b"greeting");
 }
 
 #[tokio::test]
