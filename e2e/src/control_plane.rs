@@ -8,10 +8,10 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU16, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use hauberk_lab::{Process, Processes};
 use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
@@ -24,7 +24,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::{ControlPlaneOptions, binaries, certificates::Authority, kubeconfig};
+use crate::{ControlPlaneOptions, binaries, certificates::Authority, kubeconfig, until};
 
 /// Where Services get addresses: IPv4 first, then IPv6.
 const SERVICE_NETWORKS: &str = "10.96.0.0/16,fd00:10:96::/112";
@@ -38,8 +38,6 @@ const API_PORT: u16 = 16443;
 const START_LIMIT: Duration = Duration::from_secs(120);
 /// What a namespace gets from the controller-manager comes in milliseconds.
 const NAMESPACE_LIMIT: Duration = Duration::from_secs(60);
-/// Between two looks at something that gives no sign.
-const INTERVAL: Duration = Duration::from_millis(25);
 /// A token that outlives every test.
 const TOKEN_SECONDS: i64 = 3600;
 
@@ -338,17 +336,11 @@ impl ControlPlane {
 
     /// Asks again until it holds; fails at once if a process has ended.
     async fn until(&self, what: &str, limit: Duration, check: impl AsyncFn() -> Result<()>) -> Result<()> {
-        let deadline = Instant::now() + limit;
-        loop {
+        until(what, limit, async || {
             self.running.iter().try_for_each(Process::check_running)?;
-            match check().await {
-                Ok(()) => return Ok(()),
-                Err(pending) if Instant::now() >= deadline => {
-                    return Err(anyhow!("{what}: not within {limit:?}: {pending:#}"));
-                }
-                Err(_) => tokio::time::sleep(INTERVAL).await,
-            }
-        }
+            Ok(check().await)
+        })
+        .await
     }
 }
 

@@ -11,9 +11,11 @@ mod images;
 mod kind;
 mod kubeconfig;
 mod options;
+mod wait;
 
 pub use binaries::{KUBERNETES, find as find_binary};
 pub use control_plane::ControlPlane;
 pub use images::Images;
 pub use kind::{Kind, PodCapture, Shape, nodes_of};
 pub use options::ControlPlaneOptions;
+pub use wait::until;

@@ -1,7 +1,8 @@
 //! `hauberk install`: what it prints is what a real API server takes, and what it is for.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, pin::pin, time::Duration};
 
+use futures_util::TryStreamExt as _;
 use hauberk_deploy::{RIGHTS, Rule};
 use hauberk_e2e::ControlPlane;
 use hauberk_kubernetes::MeshConfig;
@@ -17,13 +18,13 @@ use k8s_openapi::{
 use kube::{
     Api, ResourceExt,
     api::{ListParams, Patch, PatchParams, PostParams},
+    runtime::{WatchStreamExt as _, watcher},
 };
 use serde_json::json;
 
 use crate::cli::{NETWORKS, hauberk, kubectl};
 
-/// Between two looks at what the controller-manager makes, and for how long.
-const LOOK: Duration = Duration::from_millis(100);
+/// For what the controller-manager makes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
@@ -40,12 +41,12 @@ async fn the_same_bytes_twice_and_kubectl_applies_all_at_the_first_go() {
 
     // Pod Security `restricted` holds in the namespace: what it refuses never becomes a pod.
     let pods: Api<Pod> = Api::namespaced(plane.client(), CONTROL_NAMESPACE);
-    let parts = |pods: Vec<Pod>| {
-        pods.iter().filter_map(|pod| pod.labels().get("app.kubernetes.io/name").cloned()).collect::<BTreeSet<_>>()
-    };
     let all_three = async {
-        while parts(pods.list(&ListParams::default()).await.expect("a list").items).len() < 3 {
-            tokio::time::sleep(LOOK).await;
+        let mut pods = pin!(watcher(pods, watcher::Config::default()).applied_objects());
+        let mut parts = BTreeSet::new();
+        while parts.len() < 3 {
+            let pod = pods.try_next().await.expect("a watch").expect("it goes on");
+            parts.extend(pod.labels().get("app.kubernetes.io/name").cloned());
         }
     };
     tokio::time::timeout(PATIENCE, all_three).await.expect("each part has a pod");

@@ -17,6 +17,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use anyhow::Context as _;
 use hauberk_e2e::ControlPlane;
 use hauberk_identity::{Agent, AgentConfig, Credentials, SecretKey, Store, TrustBundle, grpc};
 use hauberk_lab::{Process, Processes, find_binary};
@@ -48,15 +49,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Asks again until there is an answer; what is asked gives no sign.
 async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let asked = async {
-        loop {
-            if let Some(found) = ask().await {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    timeout(LIMIT, asked).await.unwrap_or_else(|_| panic!("{what}: not within {LIMIT:?}"))
+    hauberk_e2e::until(what, LIMIT, async || Ok(ask().await.context("not yet"))).await.expect("in time")
 }
 
 fn identity(account: &str, namespace: &str) -> IdentityName {

@@ -2,9 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
+use anyhow::anyhow;
 use hauberk_destination::Answer;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{
@@ -22,7 +23,7 @@ const POD_NETWORKS: &str = "10.244.0.0/16,fd00:10:244::/56";
 const CALLER: [&str; 2] = ["10.244.250.9", "fd00:10:244::fa:9"];
 const NODE: [&str; 2] = ["172.18.0.2", "fd00:172:18::2"];
 /// Where the last Service of all is.
-const LAST: &str = "10.96.0.200:80";
+const LAST: [&str; 2] = ["10.96.0.200:80", "[fd00:10:96::200]:80"];
 
 /// How often each thing was compared: what was never there was not tested.
 #[derive(Debug, Default)]
@@ -63,7 +64,8 @@ async fn at_every_address_the_endpoints_are_those_of_kube_proxy() {
                 .expect("a status");
         }
     }
-    let spec = json!({ "clusterIP": "10.96.0.200", "ports": [{ "port": 80 }] });
+    let ips = LAST.map(|at| at.parse::<SocketAddr>().expect("an address").ip());
+    let spec = json!({ "ipFamilyPolicy": "RequireDualStack", "clusterIPs": ips, "clusterIP": ips[0], "ports": [{ "port": 80 }] });
     let meta = json!({ "name": "last", "namespace": "shop" });
     create(&plane, &json!({ "apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec })).await;
 
@@ -74,11 +76,17 @@ async fn at_every_address_the_endpoints_are_those_of_kube_proxy() {
                 create(&plane, slice).await;
             }
         }
-        let ip = format!("192.0.2.{}", 200 + state);
-        let port = json!({ "name": "", "port": 80, "protocol": "TCP" });
-        let last = slice_of("last", &format!("last-{state}"), false, vec![port], vec![json!({ "addresses": [ip] })]);
-        create(&plane, &last).await;
-        let rules = all_is_seen(&following, &kube_proxy, &format!("{ip}:80")).await;
+        let ips: [IpAddr; 2] = [
+            Ipv4Addr::new(192, 0, 2, 200 + state as u8).into(),
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x200 + state as u16).into(),
+        ];
+        for ip in ips {
+            let (name, port) =
+                (format!("last-{state}-{}", ip.is_ipv6()), json!({ "name": "", "port": 80, "protocol": "TCP" }));
+            let last = slice_of("last", &name, ip.is_ipv6(), vec![port], vec![json!({ "addresses": [ip] })]);
+            create(&plane, &last).await;
+        }
+        let rules = all_is_seen(&following, &kube_proxy, ips.map(|ip| SocketAddr::new(ip, 80))).await;
         for service in services.list(&ListParams::default()).await.expect("a list") {
             compare(&following, &rules, &service, &mut seen);
         }
@@ -93,25 +101,21 @@ async fn at_every_address_the_endpoints_are_those_of_kube_proxy() {
     }
 }
 
-/// Waits until both have seen the last slice: they have seen all before it.
-async fn all_is_seen(following: &Following, kube_proxy: &KubeProxy, last: &str) -> [Rules; 2] {
-    following.becomes(LAST, &[last]).await;
-    let (caller, to): (IpAddr, SocketAddr) = (CALLER[0].parse().expect("valid"), LAST.parse().expect("valid"));
-    let last: BTreeSet<SocketAddr> = [last.parse().expect("an address")].into();
-    let seen = async {
-        // It gives no sign. Both families are written from the same events, one after the other: the rules that count
-        // are those of a later look.
-        let mut looks = 0;
-        loop {
-            let rules = [kube_proxy.rules(false), kube_proxy.rules(true)];
-            looks += usize::from(rules[0].endpoints(caller, to) == last);
-            if looks == 4 {
-                return rules;
-            }
-            tokio::time::sleep(Duration::from_millis(1000)).await;
-        }
+/// Waits until both have seen the last slice of each family: they have seen all before it.
+async fn all_is_seen(following: &Following, kube_proxy: &KubeProxy, last: [SocketAddr; 2]) -> [Rules; 2] {
+    for (at, last) in LAST.into_iter().zip(last) {
+        following.becomes(at, &[&last.to_string()]).await;
+    }
+    let rules = async |family: usize| {
+        let (caller, to) = (CALLER[family].parse().expect("valid"), LAST[family].parse().expect("valid"));
+        let asked = hauberk_e2e::until("kube-proxy has seen all", LONG, async || {
+            let rules = kube_proxy.rules(family == 1);
+            let seen = rules.endpoints(caller, to) == BTreeSet::from([last[family]]);
+            Ok(if seen { Ok(rules) } else { Err(anyhow!("it has not")) })
+        });
+        asked.await.expect("it follows")
     };
-    within("kube-proxy has seen all", seen).await
+    [rules(0).await, rules(1).await]
 }
 
 fn compare(following: &Following, rules: &[Rules; 2], service: &Service, seen: &mut Seen) {

@@ -15,7 +15,7 @@ use tokio::{sync::watch, task::JoinSet};
 
 use super::{
     bytes::handshake,
-    scene::{LIFETIMES, Replica, Scene, create, injected, pod, until},
+    scene::{LIFETIMES, Replica, Scene, create, injected, pod, until, until_within},
 };
 
 /// Of each API server.
@@ -151,12 +151,8 @@ async fn the_certificate_and_its_ca_rotate_by_themselves_while_two_api_servers_m
 }
 
 /// The lifetimes are a minute.
-async fn until_long(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(180);
-    while !holds().await {
-        assert!(Instant::now() < deadline, "{what}: not in time");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+async fn until_long(what: &str, holds: impl AsyncFnMut() -> bool) {
+    until_within(Duration::from_secs(180), what, holds).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

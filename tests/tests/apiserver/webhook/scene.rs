@@ -6,9 +6,10 @@ use std::{
     net::SocketAddr,
     process::Stdio,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use anyhow::Context as _;
 use hauberk_e2e::ControlPlane;
 use hauberk_kubernetes::{LeaseTimes, MeshConfig};
 use hauberk_mesh::{CONTROL_NAMESPACE, TRUST_MAP, TRUST_ROOTS_KEY, WEBHOOK_ACCOUNT, WEBHOOK_CONFIGURATION};
@@ -31,7 +32,6 @@ use tokio_util::sync::CancellationToken;
 
 /// On a machine that does many other things.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
-const INTERVAL: Duration = Duration::from_millis(25);
 
 pub(crate) const LIFETIMES: Lifetimes = Lifetimes {
     ca: Duration::from_secs(100 * 3600),
@@ -242,12 +242,15 @@ async fn balance(listener: TcpListener, targets: Arc<Mutex<Vec<SocketAddr>>>) {
     }
 }
 
-pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !holds().await {
-        assert!(Instant::now() < deadline, "{what}: not within {LIMIT:?}");
-        tokio::time::sleep(INTERVAL).await;
-    }
+pub(crate) async fn until(what: &str, holds: impl AsyncFnMut() -> bool) {
+    until_within(LIMIT, what, holds).await;
+}
+
+/// Asks again until it holds; what is asked gives no sign.
+pub(crate) async fn until_within(limit: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    hauberk_e2e::until(what, limit, async || Ok(holds().await.then_some(()).context("not yet")))
+        .await
+        .expect("in time");
 }
 
 pub(crate) fn pod(metadata: Value) -> Pod {
