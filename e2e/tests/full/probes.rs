@@ -140,11 +140,12 @@ fn where_mtls_is_required_a_probed_port_answers_kubelet_through_the_proxy_and_no
     let node = scene.kind.node(pod["spec"]["nodeName"].as_str().expect("a node")).expect("its network");
     let curl = |port: u16| {
         let mut curl: Command = node.command("curl", None);
-        curl.args(["-sS", "--max-time", "20", &format!("http://{ip}:{port}/ready")]).output().expect("curl runs")
+        // It says how a connect has failed only when it says everything.
+        curl.args(["-sSv", "--max-time", "20", &format!("http://{ip}:{port}/ready")]).output().expect("curl runs")
     };
     let refused = curl(8080);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    // Before or after it has sent its request.
+    // Before or after it knows that it is connected, or has sent its request.
     assert!(!refused.status.success() && said.contains("Connection reset by peer"), "{refused:?}");
 
     // And the pod is still ready: kubelet asks the proxy.
