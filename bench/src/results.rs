@@ -33,6 +33,7 @@ pub(crate) struct Line {
     /// The chance that the interval holds it: at least 0.95 from 6 rounds on.
     pub(crate) confidence: Option<f64>,
     pub(crate) rounds: usize,
+    /// What it was measured under, as in `--settings`.
     pub(crate) setting: String,
     /// What the issue asks for.
     #[serde(skip_serializing_if = "Option::is_none")]
