@@ -305,10 +305,9 @@ impl Opening {
             let _ = leg.poll_flush(cx);
             return Poll::Ready(Err(OpenError::ClientGone(error)));
         }
-        let flushed = leg.poll_raw(cx, &self.frames, &mut self.sent);
-        let sent = self.sent > 0 && !prelude.bytes.is_empty();
+        let sent = !prelude.bytes.is_empty();
         let lost = |error| OpenError::Lost { error, sent };
-        let flushed = flushed.map_err(lost)?;
+        let flushed = leg.poll_raw(cx, &self.frames, &mut self.sent).map_err(lost)?;
         if !self.opened {
             match ready!(leg.poll_control(cx)).map_err(lost)? {
                 Event::Failed(reason) => return Poll::Ready(Err(OpenError::Failed(reason))),
